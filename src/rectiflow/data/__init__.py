@@ -1,0 +1,1 @@
+"""Where training pictures come from and the order in which they are read."""

@@ -1,0 +1,132 @@
+"""From (seed, index) to a scene: what is in it, and where.
+
+Objects sit in different cells of a 3 x 3 grid, each moved within its cell as far as its size
+leaves room for, so none overlap, whatever was drawn. All lengths are whole numbers of 1/256 of
+the side: at 64 px that is the grid of the renderer's samples, so scenes are drawn exactly there.
+"""
+
+from typing import Final, NamedTuple
+
+from rectiflow.data.scenes.dice import Dice
+from rectiflow.data.scenes.glyphs import GLYPHS
+from rectiflow.data.scenes.heldout import HELDOUT
+from rectiflow.data.scenes.palette import COLORS, WORD_COLORS
+from rectiflow.data.scenes.scene import RELATIONS, Scene, Thing, Word
+from rectiflow.data.scenes.shapes import SHAPES
+from rectiflow.data.scenes.words import COMMON_WORDS
+
+UNIT: Final = 256
+GRID: Final = 3
+CELL_CENTERS: Final = (43, 128, 213)
+MIN_RADIUS: Final = 26  # 0.102 of the side
+MAX_RADIUS: Final = 36  # 0.141
+# Radius plus jitter: cells are 85 apart, which leaves 85 - 2 * 38 = 9 units (0.035) between objects.
+REACH: Final = 38
+WORD_JITTER: Final = 8
+MAX_COUNT: Final = 5
+COMMON_WORD_SHARE: Final = 0.5
+
+KINDS: Final = {
+    "single": 0.15,
+    "counting": 0.25,
+    "pair": 0.175,
+    "relation": 0.175,
+    "count_attr": 0.05,
+    "word": 0.20,
+}
+
+Cell = tuple[int, int]  # column, row
+CELLS: Final[tuple[Cell, ...]] = tuple((i, j) for j in range(GRID) for i in range(GRID))
+
+
+class Group(NamedTuple):
+    """`count` objects of one shape and colour."""
+
+    shape: str
+    color: str
+    count: int = 1
+
+
+def make_scene(seed: int, index: int) -> Scene:
+    """Scene `index` of the endless data set `seed`, a pure function of the two.
+
+    It shows no combination of `HELDOUT`: scenes that would are drawn again.
+
+    Raises:
+        ValueError: If the index is negative.
+    """
+    if index < 0:
+        raise ValueError(f"index must be >= 0, got {index}")
+    dice = Dice(seed, index, "scene")
+    kind = dice.weighted(KINDS)
+    while True:
+        scene = _draw(kind, seed, index, dice)
+        if not any(HELDOUT.found_in(scene)):
+            return scene
+
+
+def _draw(kind: str, seed: int, index: int, dice: Dice) -> Scene:
+    if kind == "word":
+        return Scene(seed, index, kind, (), word=place_word(_draw_text(dice), dice))
+    relation = dice.choose(RELATIONS) if kind == "relation" else None
+    things = place(_draw_groups(kind, dice), relation, dice)
+    return Scene(seed, index, kind, things, relation=relation)
+
+
+def _draw_groups(kind: str, dice: Dice) -> list[Group]:
+    first, second = dice.sample(SHAPES, 2)
+    colors = dice.choose(COLORS), dice.choose(COLORS)
+    if kind == "single":
+        return [Group(first, colors[0])]
+    if kind == "counting":
+        return [Group(first, colors[0], dice.between(2, MAX_COUNT))]
+    counts = (1, 1)
+    if kind == "count_attr":
+        counts = dice.choose([(1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2)])
+    return [Group(first, colors[0], counts[0]), Group(second, colors[1], counts[1])]
+
+
+def _draw_text(dice: Dice) -> str:
+    if dice.uniform() < COMMON_WORD_SHARE:
+        return dice.choose(COMMON_WORDS)
+    return "".join(dice.choose(tuple(GLYPHS)) for _ in range(dice.between(3, 5)))
+
+
+def place(groups: list[Group], relation: str | None, dice: Dice) -> tuple[Thing, ...]:
+    """Give every object of the groups a size and a place of its own.
+
+    Args:
+        groups: What to place; at most 9 objects in all. Objects of a group have one size.
+        relation: Of the only object of the first group to that of the second, or None.
+        dice: Source of all draws.
+    """
+    if relation is None:
+        cells = dice.sample(CELLS, sum(group.count for group in groups))
+    else:
+        cells = _related_cells(relation, dice)
+    things = []
+    for group in groups:
+        radius = dice.between(MIN_RADIUS, MAX_RADIUS)
+        jitter = REACH - radius
+        for _ in range(group.count):
+            column, row = cells.pop()
+            x = CELL_CENTERS[column] + dice.between(-jitter, jitter)
+            y = CELL_CENTERS[row] + dice.between(-jitter, jitter)
+            things.append(Thing(group.shape, group.color, x / UNIT, y / UNIT, radius / UNIT))
+    return tuple(things)
+
+
+def place_word(text: str, dice: Dice) -> Word:
+    """A word near the middle of the picture, black or white."""
+    x, y = (128 + dice.between(-WORD_JITTER, WORD_JITTER) for _ in range(2))
+    return Word(text, dice.choose(WORD_COLORS), x / UNIT, y / UNIT)
+
+
+def _related_cells(relation: str, dice: Dice) -> list[Cell]:
+    """Two cells of one row or column, the second thing's first (cells are taken from the end)."""
+    line = dice.between(0, GRID - 1)
+    low, high = sorted(dice.sample(range(GRID), 2))
+    first, second = (low, high) if relation in ("left of", "above") else (high, low)
+    if relation in ("left of", "right of"):
+        return [(second, line), (first, line)]
+    return [(line, second), (line, first)]
