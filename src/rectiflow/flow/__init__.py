@@ -1,0 +1,1 @@
+"""The mathematics: paths, times, formulations, loss, solvers, guidance. Imports torch only."""

@@ -1,0 +1,1 @@
+"""The networks, in torch only: MM-DiT and its parts, and what they cost."""
