@@ -1,0 +1,1 @@
+"""The training engine: recipes, objectives, the loop, its state and checkpoints."""

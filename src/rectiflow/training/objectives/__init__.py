@@ -1,0 +1,1 @@
+"""Objectives: what is trained and on which loss. One loop trains them all."""
