@@ -1,0 +1,1 @@
+"""The command line: parse, resolve, call. Nothing heavy is imported before a verb runs."""
