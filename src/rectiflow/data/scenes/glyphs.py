@@ -51,9 +51,7 @@ def word_width(num_letters: int) -> float:
     return CELL * (PITCH_CELLS * (num_letters - 1) + GLYPH_COLUMNS)
 
 
-def word_coverage(
-    text: str, center: tuple[float, float], size_px: int
-) -> Float[np.ndarray, "h w"]:
+def word_coverage(text: str, center: tuple[float, float], size_px: int) -> Float[np.ndarray, "h w"]:
     """Exact fraction of every pixel that a word covers.
 
     Args:

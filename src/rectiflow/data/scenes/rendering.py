@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -10,6 +11,8 @@ from rectiflow.data.scenes.glyphs import word_coverage
 from rectiflow.data.scenes.palette import BACKGROUND, PALETTE
 from rectiflow.data.scenes.scene import Scene, Thing
 from rectiflow.data.scenes.shapes import SAMPLES_PER_PIXEL, shape_coverage
+
+MIN_SIZE_PX: Final = 32  # where the smallest radius is 3 px
 
 
 def render(scene: Scene, size_px: int = 64) -> UInt8[np.ndarray, "h w 3"]:
@@ -22,7 +25,12 @@ def render(scene: Scene, size_px: int = 64) -> UInt8[np.ndarray, "h w 3"]:
     Returns:
         sRGB bytes, shape (size_px, size_px, 3). Pixels on an edge are mixed in proportion to what
         the object covers of them.
+
+    Raises:
+        ValueError: If the picture would be too small to show its smallest shapes.
     """
+    if size_px < MIN_SIZE_PX:
+        raise ValueError(f"size_px must be >= {MIN_SIZE_PX}, got {size_px}")
     canvas = np.empty((size_px, size_px, 3), np.float32)
     canvas[:] = BACKGROUND
     for thing in scene.things:
@@ -37,25 +45,27 @@ def _draw_thing(canvas: Float[np.ndarray, "h w 3"], thing: Thing) -> None:
     # Centre and radius are rounded to the sample grid: then equal objects have equal masks but for
     # 4 x 4 positions between pixels, and a mask is computed once, not once an object.
     scale = canvas.shape[0] * SAMPLES_PER_PIXEL
-    left, top, mask = _mask(
-        thing.shape, round(thing.radius * scale), round(thing.x * scale) % SAMPLES_PER_PIXEL,
-        round(thing.y * scale) % SAMPLES_PER_PIXEL,
-    )
-    left += round(thing.x * scale) // SAMPLES_PER_PIXEL
-    top += round(thing.y * scale) // SAMPLES_PER_PIXEL
-    _blend(canvas[top : top + mask.shape[0], left : left + mask.shape[1]], mask, thing.color)
+    x, x_phase = divmod(round(thing.x * scale), SAMPLES_PER_PIXEL)
+    y, y_phase = divmod(round(thing.y * scale), SAMPLES_PER_PIXEL)
+    mask = _mask(thing.shape, round(thing.radius * scale), x_phase, y_phase)
+    reach = mask.shape[0] // 2
+    top, left = y - reach, x - reach
+    # What lies beyond the picture is cut off; a slice must not start below 0.
+    mask = mask[max(0, -top) :, max(0, -left) :]
+    rows = slice(max(0, top), max(0, y + reach + 1))
+    region = canvas[rows, max(0, left) : max(0, x + reach + 1)]
+    _blend(region, mask[: region.shape[0], : region.shape[1]], thing.color)
 
 
 @lru_cache(maxsize=8192)
-def _mask(
-    shape: str, radius: int, x_phase: int, y_phase: int
-) -> tuple[int, int, Float[np.ndarray, "h w"]]:
-    """Coverage around the pixel that holds the centre; lengths in samples. Also its left, top."""
+def _mask(shape: str, radius: int, x_phase: int, y_phase: int) -> Float[np.ndarray, "side side"]:
+    """Coverage around the pixel that holds the centre; radius and phases in samples."""
     reach = math.ceil(radius / SAMPLES_PER_PIXEL)
-    side = 2 * reach + 1
     center = (reach + x_phase / SAMPLES_PER_PIXEL, reach + y_phase / SAMPLES_PER_PIXEL)
-    mask = shape_coverage(shape, radius / SAMPLES_PER_PIXEL, center, (side, side))
-    return -reach, -reach, mask
+    size_px = (2 * reach + 1, 2 * reach + 1)
+    mask = shape_coverage(shape, radius / SAMPLES_PER_PIXEL, center, size_px)
+    mask.flags.writeable = False  # every object of this kind shares it
+    return mask
 
 
 def _blend(canvas: Float[np.ndarray, "h w 3"], mask: Float[np.ndarray, "h w"], color: str) -> None:
