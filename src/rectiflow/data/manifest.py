@@ -1,0 +1,182 @@
+"""What an encoded store says about itself: `manifest.json`."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rectiflow.errors import DataError
+from rectiflow.runs import read_json, write_json
+
+MANIFEST = "manifest.json"
+FORMAT = "rectiflow encoded store"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderStamp:
+    """Which encoders made a store.
+
+    Args:
+        autoencoder: Hash of the autoencoder's settings and weights.
+        text: Hash of the text encoders' settings, weights and tokenizers.
+        shift_factor: Subtracted from a raw latent before storing.
+        scaling_factor: Multiplies it after that.
+        factor: Pixels per latent position along a side.
+    """
+
+    autoencoder: str
+    text: str
+    shift_factor: float
+    scaling_factor: float
+    factor: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """Shape of one record's (or text's) array, and its NumPy type."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of the store: path relative to it with forward slashes, size, SHA-256."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """Two files: the records, and the distinct captions these records have.
+
+    Args:
+        first: First record of the source that was tried for this shard.
+        last: One past the last.
+        num_records: Rows of `samples`; fewer than last - first where some were quarantined.
+        num_texts: Rows of `texts`.
+        num_enlarged: Pictures that were smaller than the stored size.
+    """
+
+    first: int
+    last: int
+    num_records: int
+    num_texts: int
+    num_enlarged: int
+    samples: FileEntry
+    texts: FileEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a store but its rows.
+
+    Args:
+        parent: What was encoded: the source's own description.
+        parent_hash: SHA-256 of that description.
+        encoders: What it was encoded with.
+        size_px: Side of the pictures.
+        captions: Names of every record's captions.
+        arrays: `latent` and the text states, by name.
+        shards: The files, in the order of the rows.
+        quarantine: Number of records left out, by reason; the records are in `quarantine.jsonl`.
+    """
+
+    parent: Mapping[str, Any]
+    parent_hash: str
+    encoders: EncoderStamp
+    size_px: int
+    captions: tuple[str, ...]
+    arrays: Mapping[str, ArraySpec]
+    shards: tuple[ShardEntry, ...]
+    quarantine: Mapping[str, int]
+
+    @property
+    def num_records(self) -> int:
+        return sum(shard.num_records for shard in self.shards)
+
+    @property
+    def num_enlarged(self) -> int:
+        return sum(shard.num_enlarged for shard in self.shards)
+
+    @property
+    def num_quarantined(self) -> int:
+        return sum(self.quarantine.values())
+
+    @property
+    def context_tokens(self) -> dict[str, int]:
+        """Tokens of each sequence of text states."""
+        return {n: spec.shape[0] for n, spec in self.arrays.items() if len(spec.shape) == 2}
+
+    @property
+    def content_hash(self) -> str:
+        """Identity of the rows: SHA-256 over the checksums of all files."""
+        files = [file.sha256 for shard in self.shards for file in (shard.samples, shard.texts)]
+        return json_hash(files)
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, atomically."""
+        values = dataclasses.asdict(self)
+        summary = {
+            "format": FORMAT,
+            "version": VERSION,
+            "num_records": self.num_records,
+            "num_quarantined": self.num_quarantined,
+            "context_tokens": self.context_tokens,
+            "content_hash": self.content_hash,
+        }
+        write_json(folder / MANIFEST, {**summary, **values, "checksum": json_hash(values)})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read and check `manifest.json`.
+
+        Raises:
+            FileNotFoundError: If the folder is no encoded store.
+            DataError: If the manifest is damaged or of another version.
+        """
+        file = folder / MANIFEST
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} is not an encoded store: it has no {MANIFEST}")
+        values = read_json(file)
+        if values.get("format") != FORMAT or values.get("version") != VERSION:
+            found = f"{values.get('format')!r} version {values.get('version')!r}"
+            raise DataError(f"{file}: expected {FORMAT!r} version {VERSION}, found {found}")
+        try:
+            own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            if json_hash(own) != values["checksum"]:
+                raise DataError(f"{file} is damaged: its checksum does not fit its content")
+            return cls(**(own | _typed(own)))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{file} is damaged: {error!r}") from error
+
+
+def json_hash(value: object) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def shard_from_json(values: Mapping[str, Any]) -> ShardEntry:
+    """Read back `dataclasses.asdict` of a shard's entry."""
+    files = {name: FileEntry(**values[name]) for name in ("samples", "texts")}
+    return ShardEntry(**{**values, **files})
+
+
+def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    arrays = {
+        name: ArraySpec(shape=tuple(spec["shape"]), dtype=spec["dtype"])
+        for name, spec in values["arrays"].items()
+    }
+    return {
+        "encoders": EncoderStamp(**values["encoders"]),
+        "captions": tuple(values["captions"]),
+        "arrays": arrays,
+        "shards": tuple(shard_from_json(entry) for entry in values["shards"]),
+    }

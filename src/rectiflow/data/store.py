@@ -1,0 +1,223 @@
+"""The encoded store: latents and text states on disk, read by row through memory maps.
+
+STORE/manifest.json           what it is, of what, by which encoders; counts, sizes, checksums
+STORE/samples/00000.arrow     id, per caption name its text and its row in texts/00000, latent
+STORE/texts/00000.arrow       caption, and its states: clip_l, clip_g, t5, pooled_l, pooled_g
+STORE/quarantine.jsonl        records left out: id, reason, detail
+
+A caption that several records of a shard share is stored once. Each shard stands on its own, so shards
+can be made apart, resumed and read in any order.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rectiflow.data.manifest import EncoderStamp, Manifest, ShardEntry
+from rectiflow.data.shards import checksum, map_columns
+from rectiflow.errors import DataError
+
+MAX_OPEN_SHARDS = 1024
+QUARANTINE = "quarantine.jsonl"
+
+
+def caption_column(name: str) -> str:
+    """Column of `samples` with the text of caption `name`."""
+    return f"caption_{name}"
+
+
+def text_column(name: str) -> str:
+    """Column of `samples` with the row in `texts` of caption `name`."""
+    return f"text_{name}"
+
+
+class Store:
+    """A finished encoded store, opened for reading. Pickles as its path.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: What it says about itself.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        counts = [shard.num_records for shard in manifest.shards]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Store":
+        """Open a store; checks the manifest, that every file is there, and its size.
+
+        Raises:
+            FileNotFoundError: If the folder is no encoded store.
+            DataError: If the manifest or a file is damaged.
+        """
+        folder = Path(folder)
+        store = cls(folder, Manifest.read(folder))
+        for file in store._files():
+            path = folder / file.path
+            if not path.is_file():
+                raise DataError(f"{path} is missing from the store")
+            if path.stat().st_size != file.num_bytes:
+                found = path.stat().st_size
+                raise DataError(
+                    f"{path} is damaged: {file.num_bytes} bytes expected, {found} found"
+                )
+        return store
+
+    def verify(self) -> None:
+        """Compare every file with its checksum; reads the whole store.
+
+        Raises:
+            DataError: Naming the first damaged file.
+        """
+        for file in self._files():
+            path = self.folder / file.path
+            if checksum(path) != file.sha256:
+                raise DataError(f"{path} is damaged: its checksum does not fit the manifest")
+
+    def require_encoders(self, stamp: EncoderStamp) -> None:
+        """Refuse encoders other than those that made the store.
+
+        Raises:
+            ValueError: Naming what differs.
+        """
+        mine = self.manifest.encoders
+        names = [name for name in vars(mine) if getattr(mine, name) != getattr(stamp, name)]
+        if names:
+            made = {name: _short(getattr(mine, name)) for name in names}
+            given = {name: _short(getattr(stamp, name)) for name in names}
+            raise ValueError(
+                f"{self.folder} was encoded with other encoders: it has {made}, the recipe's are "
+                f"{given}; encode again into another folder, or use the encoders it was made with"
+            )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __reduce__(self):
+        return (Store.open, (self.folder,))
+
+    @property
+    def shard_size(self) -> int:
+        """Rows of the largest shard."""
+        return max((shard.num_records for shard in self.manifest.shards), default=0)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the text states."""
+        return tuple(name for name in self.manifest.arrays if name != "latent")
+
+    def ids(self, indices: Sequence[int] | np.ndarray) -> list[str]:
+        """Ids of the records at `indices`."""
+        return self._strings(np.asarray(indices, dtype=np.int64), "id")
+
+    def captions(self, indices: Sequence[int] | np.ndarray, name: str) -> list[str]:
+        """Caption `name` of the records at `indices`."""
+        self._caption_index(name)
+        return self._strings(np.asarray(indices, dtype=np.int64), caption_column(name))
+
+    def rows(
+        self, indices: Sequence[int] | np.ndarray, caption: str | np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The records at `indices`, in that order.
+
+        Args:
+            indices: Rows, 0 <= index < len, repeats allowed, shape (batch,).
+            caption: Which caption's states: a name, or one number per row into
+                `manifest.captions`; None takes the first.
+
+        Returns:
+            `latent` (batch, channels, height, width), `states`: name -> (batch, ...) with batch
+            first, both in the stored type, and `ids`.
+
+        Raises:
+            IndexError: If an index lies outside the store.
+            DataError: If a shard that is read is damaged.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        names = self.manifest.captions
+        if caption is None or isinstance(caption, str):
+            number = 0 if caption is None else self._caption_index(caption)
+            caption = np.full(len(indices), number)
+        out = {
+            name: np.empty((len(indices), *spec.shape), dtype=spec.dtype)
+            for name, spec in self.manifest.arrays.items()
+        }
+        for shard, where, local in self._groups(indices):
+            out["latent"][where] = shard.samples["latent"][local]
+            texts = np.stack([shard.samples[text_column(name)][local] for name in names])
+            text = texts[caption[where], np.arange(len(local))]
+            for name in self.states:
+                out[name][where] = shard.texts[name][text]
+        tensors = {name: torch.from_numpy(array) for name, array in out.items()}
+        latent = tensors.pop("latent")
+        return {"latent": latent, "states": tensors, "ids": self.ids(indices)}
+
+    def _strings(self, indices: np.ndarray, column: str) -> list[str]:
+        out = [""] * len(indices)
+        for shard, where, local in self._groups(indices):
+            values = shard.samples[column]
+            for target, row in zip(where.tolist(), local.tolist(), strict=True):
+                out[target] = values[row].as_py()
+        return out
+
+    def _groups(self, indices: np.ndarray):
+        """(shard, places in the batch, rows in the shard) for every shard that is touched."""
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"rows are 0..{len(self) - 1}, got {indices.min()}..{indices.max()}")
+        numbers = np.searchsorted(self._starts, indices, side="right") - 1
+        for number in np.unique(numbers):
+            where = np.flatnonzero(numbers == number)
+            yield self._shard(int(number)), where, indices[where] - self._starts[number]
+
+    def _shard(self, number: int) -> "_Shard":
+        shard = self._open.get(number)
+        if shard is None:
+            shard = _Shard.map(self.folder, self.manifest.shards[number], self.manifest)
+            self._open[number] = shard
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return shard
+
+    def _files(self):
+        for shard in self.manifest.shards:
+            yield from (shard.samples, shard.texts)
+
+    def _caption_index(self, name: str) -> int:
+        if name not in self.manifest.captions:
+            raise ValueError(f"caption must be one of {self.manifest.captions}, got {name!r}")
+        return self.manifest.captions.index(name)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    samples: Mapping[str, Any]
+    texts: Mapping[str, Any]
+
+    @classmethod
+    def map(cls, folder: Path, entry: ShardEntry, manifest: Manifest) -> "_Shard":
+        samples = map_columns(folder / entry.samples.path, entry.num_records)
+        texts = map_columns(folder / entry.texts.path, entry.num_texts)
+        for name, spec in manifest.arrays.items():
+            file = entry.samples if name == "latent" else entry.texts
+            array = (samples if name == "latent" else texts).get(name)
+            if array is None or array.shape[1:] != spec.shape or array.dtype != spec.dtype:
+                raise DataError(f"{folder / file.path}: column {name} does not fit the manifest")
+        for name in manifest.captions:
+            rows = samples.get(text_column(name))
+            if rows is None or (len(rows) and not 0 <= rows.min() <= rows.max() < entry.num_texts):
+                path = folder / entry.samples.path
+                raise DataError(f"{path}: column {text_column(name)} points outside the texts")
+        return cls(samples, texts)
+
+
+def _short(value: object) -> object:
+    return value[:12] if isinstance(value, str) else value

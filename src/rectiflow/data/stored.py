@@ -1,0 +1,82 @@
+"""Batches for training out of an encoded store."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rectiflow.data.draws import Draws
+from rectiflow.data.order import Order
+from rectiflow.data.store import Store
+
+
+class StoreSource:
+    """Training batches out of a store: a `BatchSource` of the training loop.
+
+    Args:
+        store: Where the rows are.
+        seed: Key of the order and nothing else; caption choice is keyed by the loop's draws.
+        states: Called with the text states as keywords, each (batch, ...); the type that the
+            objective expects.
+        synthetic_fraction: Chance of the `synthetic` caption where a record has both kinds; the
+            paper trains on half (arXiv 2403.03206, 5.2.2). No effect on single captions.
+        rows: The rows to use; None for all.
+        shuffle: False reads rows in their order.
+        dtype: Floating type of the batch; None keeps the stored types.
+
+    Raises:
+        ValueError: If there are no rows, or the fraction is not in [0, 1].
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        seed: int,
+        states: Callable[..., Any] = dict,
+        synthetic_fraction: float = 0.5,
+        rows: np.ndarray | None = None,
+        shuffle: bool = True,
+        dtype: torch.dtype | None = torch.float32,
+    ) -> None:
+        if not 0 <= synthetic_fraction <= 1:
+            raise ValueError(f"synthetic_fraction must be in [0, 1], got {synthetic_fraction}")
+        self.store = store
+        self._states = states
+        self._synthetic_fraction = synthetic_fraction
+        self._rows = rows
+        self._dtype = dtype
+        num = len(store) if rows is None else len(rows)
+        # With quarantined records shards differ a little in size, and the order's shards are then
+        # not exactly the files; it stays a permutation, and reads stay nearly as local.
+        self._order = Order(num, seed, shard_size=store.shard_size, shuffle=shuffle)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of one epoch."""
+        return self._order.num_samples
+
+    def batch(self, positions: np.ndarray, draws: Draws) -> dict[str, Any]:
+        """Samples at `positions` (batch,): `latent`, `states` and `ids`."""
+        indices = self._order.indices(positions)
+        if self._rows is not None:
+            indices = self._rows[indices]
+        batch = self.store.rows(indices, self._choice(draws))
+        states = {name: self._cast(values) for name, values in batch["states"].items()}
+        return {
+            "latent": self._cast(batch["latent"]),
+            "states": self._states(**states),
+            "ids": batch["ids"],
+        }
+
+    def _choice(self, draws: Draws) -> np.ndarray | None:
+        names = self.store.manifest.captions
+        if "synthetic" not in names:
+            return None
+        is_synthetic = draws.uniform("caption").numpy() < self._synthetic_fraction
+        return np.where(is_synthetic, names.index("synthetic"), names.index("alt"))
+
+    def _cast(self, values: Tensor) -> Tensor:
+        return values if self._dtype is None else values.to(self._dtype)

@@ -1,0 +1,1 @@
+"""Raw pictures and captions to an encoded store."""
