@@ -4,6 +4,7 @@ Both are pure functions of the scene. Every form that evaluation prompts take, c
 included, is a form that training captions take.
 """
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from rectiflow.data.scenes.dice import Dice
@@ -110,12 +111,25 @@ def _alt(groups: list[Group], relation: str | None, dice: Dice) -> str:
     if style == "vague":
         return dice.choose(VAGUE)
     if style == "tags":
-        words = [word for group in groups for word in (group.color, group.shape)]
-        return " ".join(dice.sample(words, dice.between(1, len(words))))
+        return _tags(groups, dice)
     if style == "unrelated":
         return describe(groups, None, "{}", _one(dice))
-    bare = [group._replace(color="") for group in groups]
+    bare = [replace(group, color="") for group in groups]
     if style == "partly":
         keep = dice.between(0, len(groups) - 1)
         bare[keep] = groups[keep]
     return describe(bare, relation, dice.weighted(FRAMES), _one(dice))
+
+
+def _tags(groups: list[Group], dice: Dice) -> str:
+    """Bare words in any order.
+
+    Of two groups only shapes or only colours, for "red star" must not arise from a star beside
+    something red.
+    """
+    if len(groups) == 1:
+        words = [groups[0].shape, groups[0].color]
+    else:
+        by_shape = dice.uniform() < 0.5
+        words = [group.shape if by_shape else group.color for group in groups]
+    return " ".join(dice.sample(words, dice.between(1, len(words))))

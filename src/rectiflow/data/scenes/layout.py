@@ -5,7 +5,8 @@ leaves room for, so none overlap, whatever was drawn. All lengths are whole numb
 the side: at 64 px that is the grid of the renderer's samples, so scenes are drawn exactly there.
 """
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from rectiflow.data.scenes.dice import Dice
 from rectiflow.data.scenes.glyphs import GLYPHS
@@ -40,7 +41,8 @@ Cell = tuple[int, int]  # column, row
 CELLS: Final[tuple[Cell, ...]] = tuple((i, j) for j in range(GRID) for i in range(GRID))
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Group:
     """`count` objects of one shape and colour."""
 
     shape: str
