@@ -1,7 +1,7 @@
 """What the loop needs from an objective and from a source of batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,13 +42,17 @@ class Objective(ABC):
     def loss(self, batch: Batch, draws: Draws) -> Terms:
         """Per-sample loss; called under autocast, in training mode, on the model's device."""
 
-    def matrices(self) -> Iterable[str]:
-        """Names of the 2-D parameters that Muon takes: the matrices of the blocks."""
-        return [
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.ndim == 2 and ("blocks." in name or "layers." in name)
-        ]
+    def matrices(self) -> dict[str, int]:
+        """Parameters that Muon takes, with the number of matrices stacked in each along its rows.
+
+        By default the 2-D parameters of modules called `blocks` or `layers`; queries, keys and
+        values stored as one matrix, and the factors of a modulation, count as one matrix each.
+        """
+        return {
+            name: max(1, len(p) // p.shape[1]) if "qkv" in name or "modulation" in name else 1
+            for name, p in self.model.named_parameters()
+            if p.ndim == 2 and p.requires_grad and {"blocks", "layers"} & set(name.split("."))
+        }
 
 
 class BatchSource(Protocol):

@@ -1,0 +1,71 @@
+"""The objective of a flow: the loss of a formulation at times and noises keyed to the sample."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rectiflow.conditioning import Conditioning
+from rectiflow.data.draws import Draws
+from rectiflow.flow.formulations import Formulation
+from rectiflow.training.objectives.base import Batch, Objective, Terms
+
+NUM_TEXT_ENCODERS = 3
+
+Assemble = Callable[..., Conditioning]  # (states, keep (batch, 3) bool) -> Conditioning
+
+
+class FlowObjective(Objective):
+    """Loss of a velocity network on `latent` (batch, c, h, w) and `states` (text states).
+
+    Args:
+        model: Network called as model(x, t, cond).
+        formulation: Path, prediction, density and weight.
+        text_dropout: Probability with which each of the three text encoders is zeroed in a sample,
+            independently of the others (arXiv:2403.03206, Appendix B.3).
+        assemble: Joins the states of the text encoders; by default as SD3 does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        formulation: Formulation,
+        text_dropout: float,
+        assemble: Assemble | None = None,
+    ) -> None:
+        self.model = model
+        self.formulation = formulation
+        self.text_dropout = text_dropout
+        self._assemble = assemble or _sd3_assemble()
+
+    def loss(self, batch: Batch, draws: Draws) -> Terms:
+        """Per-sample loss at a drawn time, noise and choice of text encoders."""
+        shape = batch["latent"].shape[1:]
+        t = self.formulation.density.quantile(draws.uniform("time"))
+        return self.loss_at(batch, t, draws.normal("noise", shape), self.keep(draws))
+
+    def loss_at(
+        self,
+        batch: Batch,
+        t: Float[Tensor, " batch"],
+        noise: Float[Tensor, "batch channels height width"],
+        keep: Bool[Tensor, "batch encoders"],
+    ) -> Terms:
+        """Per-sample loss at given times and noises, with the text encoders that `keep` marks."""
+        data = batch["latent"]
+        data = data.to(torch.promote_types(data.dtype, torch.float32))
+        t, noise = t.to(data.device), noise.to(data)
+        x = self.formulation.path.interpolate(data, noise, t)
+        output = self.model(x, t, self._assemble(batch["states"], keep.to(data.device)))
+        return Terms(loss=self.formulation.loss(output, data, noise, t), t=t)
+
+    def keep(self, draws: Draws) -> Bool[Tensor, "batch encoders"]:
+        """Which text encoders each sample keeps."""
+        return draws.uniform("text dropout", (NUM_TEXT_ENCODERS,)) >= self.text_dropout
+
+
+def _sd3_assemble() -> Assemble:
+    from rectiflow.encoders.text import assemble  # transformers, seconds to import
+
+    return assemble

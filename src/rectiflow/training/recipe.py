@@ -1,0 +1,141 @@
+"""Recipes: the root configurations, packaged ones by name and others by path."""
+
+import dataclasses
+import importlib.resources
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from rectiflow import config
+from rectiflow.config import STRICT, by_kind
+from rectiflow.encoders.settings import AutoencoderModel
+from rectiflow.training.settings import (
+    AutoencoderLoss,
+    EncodersSettings,
+    FlowSettings,
+    FolderData,
+    MMDiTSettings,
+    SamplingSettings,
+    ScenesData,
+    TrainingSettings,
+)
+
+Data = Annotated[ScenesData | FolderData, by_kind]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowRecipe:
+    """An MM-DiT on the latents and texts of frozen encoders.
+
+    Args:
+        name: Name of the recipe; the default run folder is `runs/<name>`.
+        seed: Seed of everything that is drawn in the run, and of the first weights.
+        data: What it learns from.
+        encoders: What makes latents and text states.
+        model: The network.
+        objective: The loss.
+        training: The loop.
+        sampling: How pictures are drawn from it.
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    kind: Literal["flow"] = "flow"
+    seed: int = 0
+    data: Data
+    encoders: EncodersSettings = field(default_factory=EncodersSettings)
+    model: MMDiTSettings = field(default_factory=MMDiTSettings)
+    objective: FlowSettings = field(default_factory=FlowSettings)
+    training: TrainingSettings
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.data.size_px % (8 * self.model.patch_size):
+            raise ValueError(
+                f"data.size_px must be a multiple of 8 model.patch_size = "
+                f"{8 * self.model.patch_size}, got {self.data.size_px}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderRecipe:
+    """An autoencoder on pictures; see `FlowRecipe` for the sections."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    kind: Literal["autoencoder"] = "autoencoder"
+    seed: int = 0
+    data: Data
+    model: AutoencoderModel = field(default_factory=AutoencoderModel)
+    objective: AutoencoderLoss = field(default_factory=AutoencoderLoss)
+    training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
+
+Recipe = FlowRecipe | AutoencoderRecipe
+AnyRecipe: Any = Annotated[Recipe, by_kind]
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    folder = importlib.resources.files("rectiflow") / "recipes"
+    if not folder.is_dir():
+        return []
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name[-5:] == ".toml")
+
+
+def load_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:
+    """A packaged recipe by name, or a TOML file by path, with `--set` assignments applied.
+
+    A file without `name` is named after itself.
+
+    Raises:
+        ValueError: If there is no such recipe (the nearest is suggested) or a setting is wrong.
+    """
+    text, name = _read(name_or_path)
+    values = {"name": name} | config.read_toml(text, name_or_path)
+    return config.from_dict(AnyRecipe, config.override(AnyRecipe, values, assignments))
+
+
+def recipe_from_dict(values: Any) -> Recipe:
+    """The recipe of a `config.json`."""
+    return config.from_dict(AnyRecipe, values)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Hex digest of every setting that enters what is computed (not of cadence and parallelism)."""
+    return config.config_hash(recipe)
+
+
+def with_training(recipe: Any, **changes: Any) -> Any:
+    """The recipe with other training settings, checked again."""
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **changes))
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    """Text of a recipe, and the name it has unless it says otherwise."""
+    names = packaged_recipes()
+    if name_or_path in names:
+        file = importlib.resources.files("rectiflow") / "recipes" / f"{name_or_path}.toml"
+        return file.read_text(encoding="utf-8"), name_or_path
+    path = Path(name_or_path)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), path.stem
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text file: {error}") from None
+    if path.suffix == ".toml" or "/" in name_or_path:
+        raise ValueError(f"no recipe file {name_or_path}")
+    raise ValueError(f"unknown recipe {name_or_path!r}; {config.nearest(name_or_path, names)}")
+
+
+def _check_name(name: str) -> None:
+    # The name becomes a folder.
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
+        raise ValueError(f"name must be letters, digits, '-', '_' and '.', got {name!r}")
