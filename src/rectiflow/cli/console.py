@@ -34,6 +34,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def example(command: str) -> str:
+    """The end of a verb's help: one command that runs as it stands."""
+    return f"\b\nExample:\n  {command}"  # \b keeps the line from being filled
+
+
 def one_line(text: str) -> str:
     """Squeeze a message to a single line."""
     return " ".join(text.split())

@@ -1,19 +1,23 @@
 """Pictures on disk: PNG files that know how they were made, and contact sheets."""
 
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-SHEET_BACKGROUND = (255, 255, 255)
+from rectiflow.runs import replacing
+
+PAPER, INK = (255, 255, 255), (0, 0, 0)
+FONT_PX = 12
 NAME_LENGTH = 60
 
 
@@ -31,13 +35,8 @@ def save_png(image: Image.Image, path: Path, facts: Mapping[str, object] | None 
     text = PngInfo()
     for name, value in (image.info if facts is None else facts).items():
         text.add_itxt(str(name), str(value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         image.save(partial, format="PNG", pnginfo=text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def file_name(index: int, prompt: str) -> str:
@@ -47,13 +46,17 @@ def file_name(index: int, prompt: str) -> str:
 
 
 def contact_sheet(
-    images: Sequence[Image.Image], columns: int | None = None, gap_px: int = 4
+    images: Sequence[Image.Image],
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    gap_px: int = 4,
 ) -> Image.Image:
     """All pictures on one, row by row, each cell as large as the largest picture.
 
     Args:
         images: At least one picture.
         columns: Pictures per row; by default the nearest to a square.
+        captions: Text under each picture, broken to its width.
         gap_px: White space between and around the pictures.
 
     Raises:
@@ -66,10 +69,39 @@ def contact_sheet(
         raise ValueError(f"columns must be >= 1, got {columns}")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    width = max(image.width for image in images) + gap_px
-    height = max(image.height for image in images) + gap_px
-    sheet = Image.new("RGB", (columns * width + gap_px, rows * height + gap_px), SHEET_BACKGROUND)
-    for i, image in enumerate(images):
-        row, column = divmod(i, columns)
-        sheet.paste(image.convert("RGB"), (gap_px + column * width, gap_px + row * height))
+    cell, picture_px = max(image.width for image in images), max(image.height for image in images)
+    texts = ["\n".join(_lines(text, cell)) for text in captions or [""] * len(images)]
+    text_px = max(_text_height(text) for text in texts)
+    width, height = cell + gap_px, picture_px + text_px + gap_px
+    sheet = Image.new("RGB", (columns * width + gap_px, rows * height + gap_px), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+        left, top = gap_px + i % columns * width, gap_px + i // columns * height
+        sheet.paste(image.convert("RGB"), (left, top))
+        draw.multiline_text((left, top + picture_px + 1), text, INK, _font())
     return sheet
+
+
+@cache
+def _font() -> Any:
+    return ImageFont.load_default(FONT_PX)
+
+
+def _lines(text: str, width_px: int) -> Iterator[str]:
+    """Break a text at spaces so that its lines fit; a longer word keeps a line of its own."""
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and _font().getlength(longer) > width_px:
+                yield line
+                longer = word
+            line = longer
+        yield line
+
+
+def _text_height(text: str) -> int:
+    if not text:
+        return 0
+    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, _font())
+    return math.ceil(box[3]) + 4

@@ -1,0 +1,35 @@
+"""`rectiflow quickstart`: the whole loop in a few minutes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rectiflow.cli.console import Progress, example, say, say_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command(epilog=example("rectiflow quickstart --minutes 5"))(quickstart)
+
+
+def quickstart(
+    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 5.0,
+    out: Annotated[Path, typer.Option(help="Folder of the run and its report.")] = Path(
+        "runs/quickstart"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, do nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Train a small model, draw with it, score it, and write one report.html."""
+    from rectiflow.quickstart import run_quickstart
+
+    with Progress() as progress:
+        result = run_quickstart(minutes, out, dry_run, progress)
+    if as_json or dry_run:
+        say_json(result)
+    else:
+        say(result["table"])
+        say(f"report: {result['report']}")

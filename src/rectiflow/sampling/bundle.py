@@ -1,0 +1,139 @@
+"""Bundles: a trained model as one folder, every file of it checksummed in `bundle.json`.
+
+BUNDLE/bundle.json    format, recipe hash, SHA-256 of every other file
+BUNDLE/config.json    the resolved recipe; also metrics.jsonl and result.json of its run
+BUNDLE/mmdit/         config.json, model.safetensors
+BUNDLE/vae/  text_encoder{,_2,_3}/  tokenizer{,_2,_3}/  image_encoder/
+
+A run's `export/` has the same form.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rectiflow.errors import DataError
+from rectiflow.runs import Run, read_json, write_json
+
+MANIFEST = "bundle.json"
+FORMAT = "rectiflow-bundle-1"
+FROM_THE_RUN = ("config.json", "metrics.jsonl", "result.json")
+STORED_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def packaged_bundles() -> Path:
+    """The folder of the bundles that ship with the package."""
+    return Path(str(files("rectiflow"))) / "bundles"
+
+
+def packaged_names() -> list[str]:
+    """Names of the bundles that ship with the package."""
+    return sorted(manifest.parent.name for manifest in packaged_bundles().glob(f"*/{MANIFEST}"))
+
+
+def seal(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `bundle.json`: `facts` and the checksum of every file in the folder."""
+    checksums = {name: sha256(folder / name) for name in _file_names(folder)}
+    manifest = {"format": FORMAT, **facts, "files": checksums}
+    write_json(folder / MANIFEST, {**manifest, "manifest": _own_checksum(manifest)})
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Read `bundle.json` and compare every file with its checksum.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: If the folder is not a bundle.
+        DataError: If a file is missing, or differs by as little as a bit.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"{folder} is not a bundle: it has no {MANIFEST}")
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+        raise DataError(f"{folder / MANIFEST} must be in format {FORMAT}")
+    if manifest.pop("manifest", None) != _own_checksum(manifest):
+        raise DataError(f"{folder / MANIFEST} is damaged: it differs from its own checksum")
+    for name, checksum in manifest["files"].items():
+        if not _is_inside(name):
+            raise DataError(f"{folder / MANIFEST} names a file outside the bundle: {name!r}")
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name} is missing from the bundle; fetch it again")
+        if sha256(folder / name) != checksum:
+            raise DataError(f"{folder / name} is damaged: its checksum differs from {MANIFEST}")
+    return manifest
+
+
+def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
+    """Make a bundle from a finished run: its export with the weights in `stored_as`.
+
+    Args:
+        run_folder: A run whose `export/` holds the model.
+        out: The bundle's folder; must not exist or be empty.
+        stored_as: "fp16", "bf16" or "fp32".
+
+    Raises:
+        ValueError: If the type is unknown, `out` is taken, or a weight does not fit the type.
+        FileNotFoundError: If the run has no export yet.
+    """
+    if stored_as not in STORED_TYPES:
+        raise ValueError(f"weights are stored as one of {list(STORED_TYPES)}, got {stored_as!r}")
+    run = Run(run_folder)
+    config = run.config()
+    if not (run.export / MANIFEST).is_file():
+        raise FileNotFoundError(f"{run.export} holds no exported model; let the run finish first")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"the bundle's folder must be empty, {out} is not")
+    manifest = verify(run.export)
+    for name in manifest["files"]:
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".safetensors"):
+            _store_weights(run.export / name, target, STORED_TYPES[stored_as])
+        else:
+            shutil.copyfile(run.export / name, target)
+    for name in FROM_THE_RUN:
+        if (run.folder / name).is_file():
+            shutil.copyfile(run.folder / name, out / name)
+    kept = {name: manifest[name] for name in manifest if name not in ("format", "files")}
+    seal(out, {**kept, "recipe": config.get("name", run.folder.name), "stored_as": stored_as})
+    return out
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _store_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
+    weights = load_file(source)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            weights[name] = tensor.to(dtype)
+            if not torch.isfinite(weights[name]).all():
+                raise ValueError(f"{name} of {source} does not fit {dtype}; store as bf16 or fp32")
+    save_file(weights, target, metadata={"format": "pt"})  # transformers looks for this entry
+
+
+def _file_names(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            yield path.relative_to(folder).as_posix()
+
+
+def _is_inside(name: str) -> bool:
+    parts = Path(name).parts
+    return not Path(name).is_absolute() and ".." not in parts

@@ -1,0 +1,252 @@
+"""Prompts in, pictures out: text encoders, network, solver and autoencoder put together."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from rectiflow.conditioning import Conditioning, cat
+from rectiflow.encoders.autoencoder import Autoencoder
+from rectiflow.encoders.text import TextEncoders, assemble, unconditional
+from rectiflow.flow.guidance import guided
+from rectiflow.flow.solvers import SOLVERS, integrate
+from rectiflow.flow.times import time_grid
+from rectiflow.sampling.images import to_bytes
+
+OnProgress = Callable[[int, int], None]  # (pictures done, pictures in all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How pictures are drawn.
+
+    Args:
+        num_images_per_prompt: Pictures for each prompt.
+        seed: Picture i is a function of (seed, i), i counting through all pictures of a call.
+        num_steps: Steps of the solver, >= 1.
+        guidance_scale: Classifier-free guidance; 1 is off.
+        negative: What to steer away from; "" is the model's own unconditional text.
+        size: (width, height) in pixels; None is the size the model was trained at.
+        solver: A name in `rectiflow.flow.solvers.SOLVERS`.
+        shift: Moves the time grid towards noise; 1 is the uniform grid.
+        without: Text encoders to leave out: "clip_l", "clip_g", "t5".
+        batch_size: Pictures drawn at once.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    num_steps: int = 25
+    guidance_scale: float = 4.0
+    negative: str = ""
+    size: tuple[int, int] | None = None
+    solver: str = "euler"
+    shift: float = 1.0
+    without: tuple[str, ...] = ()
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("num_images_per_prompt", "num_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift must be > 0, got {self.shift}")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
+
+
+class Pipeline:
+    """A trained model ready to draw.
+
+    Args:
+        network: Velocity at (x, t, conditioning); has `latent_channels` latents.
+        autoencoder: Latents to pictures.
+        text: Prompts to text states.
+        side_px: Side of the pictures the network was trained on.
+        unconditional_text: "zeros" or "empty", as the network was trained.
+        device: Where to compute.
+        precision: "fp32", "bf16", or "auto": bf16 on CUDA, else fp32.
+        recipe_hash: Written into every picture's metadata.
+        options: Defaults of `sample`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        autoencoder: Autoencoder,
+        text: TextEncoders,
+        *,
+        side_px: int,
+        unconditional_text: str = "zeros",
+        device: str | torch.device = "cpu",
+        precision: str = "auto",
+        recipe_hash: str = "",
+        options: SamplingOptions | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.autoencoder = autoencoder.to(self.device).eval()
+        self.text = text.to(self.device).eval()
+        self.side_px = side_px
+        self.unconditional_text = unconditional_text
+        self.precision = resolve_precision(precision, self.device)
+        self.recipe_hash = recipe_hash
+        self.options = options or SamplingOptions()
+
+    def sample(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        on_progress: OnProgress | None = None,
+        **changes: Any,
+    ) -> list[Image.Image]:
+        """Draw pictures; those of the first prompt come first.
+
+        Args:
+            prompts: One prompt or several.
+            on_progress: Called after every batch.
+            **changes: Fields of `SamplingOptions` that differ from `self.options`.
+
+        Returns:
+            RGB pictures whose `info` tells prompt, seed, index and settings.
+
+        Raises:
+            ValueError: If there is no prompt, or an option is unknown or out of range.
+        """
+        options = self._changed(changes)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts:
+            raise ValueError("sample needs at least one prompt, got none")
+        each = [text for text in texts for _ in range(options.num_images_per_prompt)]
+        keys = [(options.seed, i) for i in range(len(each))]
+        pictures = self.draw(each, keys, options, on_progress)
+        return [
+            self._with_facts(picture, prompt, i, options)
+            for i, (picture, prompt) in enumerate(zip(pictures, each, strict=True))
+        ]
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[tuple[int, int]],
+        options: SamplingOptions | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[UInt8[np.ndarray, "height width 3"]]:
+        """Draw one picture per prompt, picture i from the noise of keys[i] = (seed, index)."""
+        options = options or self.options
+        pictures: list[np.ndarray] = []
+        for start in range(0, len(prompts), options.batch_size):
+            chosen = slice(start, start + options.batch_size)
+            noise = torch.stack([self.noise(*key, options.size) for key in keys[chosen]])
+            latent = self._solve(list(prompts[chosen]), noise.to(self.device), options)
+            pictures.extend(to_bytes(self.autoencoder.decode(latent)))
+            if on_progress is not None:
+                on_progress(len(pictures), len(prompts))
+        return pictures
+
+    def noise(
+        self, seed: int, index: int, size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "channels rows columns"]:
+        """The noise of picture `index`: drawn on CPU, so it is the same on every device.
+
+        Raises:
+            ValueError: If the size does not fit the autoencoder and the network's patches.
+        """
+        width, height = size or (self.side_px, self.side_px)
+        unit = self.autoencoder.factor * self.network.config.patch_size
+        if width < unit or height < unit or width % unit or height % unit:
+            raise ValueError(
+                f"width and height must be multiples of {unit} px, got {width}x{height}"
+            )
+        rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
+        shape = (self.autoencoder.latent_channels, rows, columns)
+        return torch.randn(shape, generator=picture_generator(seed, index))
+
+    def _solve(self, prompts: list[str], noise: Tensor, options: SamplingOptions) -> Tensor:
+        cond, uncond = self._conditioning(prompts, options)
+        grid = time_grid(options.num_steps, options.shift)
+        with self._autocast():
+            velocity = guided(self._velocity, cond, cat(cond, uncond), options.guidance_scale)
+            return integrate(velocity, noise, grid, SOLVERS[options.solver])
+
+    def _velocity(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        return self.network(x, t, cond).float()  # the solver's sum stays in fp32
+
+    def _conditioning(
+        self, prompts: list[str], options: SamplingOptions
+    ) -> tuple[Conditioning, Conditioning]:
+        """Text of every prompt, each distinct one encoded once, and the text to steer from."""
+        distinct = sorted(set(prompts))
+        rows = torch.tensor([distinct.index(prompt) for prompt in prompts])
+        known = assemble(self.text.encode(distinct), without=options.without)
+        if options.negative:
+            away = assemble(self.text.encode([options.negative]), without=options.without)
+        else:
+            away = unconditional(self.unconditional_text, self.text, without=options.without)
+        return known.select(rows), away.select([0] * len(prompts))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _changed(self, changes: dict[str, Any]) -> SamplingOptions:
+        try:
+            return replace(self.options, **changes)
+        except TypeError as error:
+            known = ", ".join(SamplingOptions.__dataclass_fields__)
+            raise ValueError(f"{error}; known options: {known}") from error
+
+    def _with_facts(
+        self, picture: np.ndarray, prompt: str, index: int, options: SamplingOptions
+    ) -> Image.Image:
+        image = Image.fromarray(picture)
+        image.info = {
+            "prompt": prompt,
+            "negative": options.negative,
+            "seed": options.seed,
+            "index": index,
+            "steps": options.num_steps,
+            "guidance": options.guidance_scale,
+            "solver": options.solver,
+            "shift": options.shift,
+            "without": " ".join(options.without),
+            "recipe_hash": self.recipe_hash,
+        }
+        return image
+
+
+def picture_generator(seed: int, index: int) -> torch.Generator:
+    """The generator of picture `index`, on CPU.
+
+    torch's CPU generator uses only the low 32 bits of its seed, so (seed, index) is hashed to
+    exactly these.
+    """
+    digest = hashlib.blake2b(f"picture {seed} {index}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Turn "auto" into "bf16" on CUDA and "fp32" elsewhere.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+    if precision == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    return precision
