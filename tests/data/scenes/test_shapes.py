@@ -19,7 +19,8 @@ AREAS = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_coverage_adds_up_to_the_area_of_the_shape(shape):
     coverage = shape_coverage(shape, 40.0, (50.3, 49.6), (100, 101))
-    assert coverage.sum() == pytest.approx(AREAS[shape] * 40.0**2, rel=2e-3)
+    # A straight edge along the pixels may be off by half a sample, 1/8 px: 10 px for the longest.
+    assert coverage.sum() == pytest.approx(AREAS[shape] * 40.0**2, abs=10)
     assert coverage.min() == 0
     assert coverage.max() == 1
 
