@@ -1,0 +1,1 @@
+"""Text encoders, tokenizers and the autoencoder, each behind one small type."""
