@@ -65,7 +65,9 @@ def sample(
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
     """Draw pictures for prompts with a trained model."""
-    from rectiflow.sampling.load import best_device, resolve_source
+    from rectiflow.sampling.devices import best_device
+    from rectiflow.sampling.pipeline import SamplingOptions
+    from rectiflow.sampling.sources import resolve_source
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
@@ -83,6 +85,7 @@ def sample(
         "without": tuple(without or ()),
     }
     options = {name: value for name, value in given.items() if value is not None}
+    SamplingOptions(**options)  # a mistake is told before the model is loaded
     folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
     device = device or best_device()
     if dry_run:

@@ -1,89 +1,23 @@
-"""Find trained models by name or path, and load them for drawing."""
+"""Load trained models for drawing: bundles, and runs at their newest checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rectiflow.config import nearest
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.errors import DataError
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.runs import Run, read_json
-from rectiflow.sampling.bundle import MANIFEST, packaged_bundles, packaged_names, verify
+from rectiflow.sampling.bundle import sha256, verify
+from rectiflow.sampling.devices import check_device
 from rectiflow.sampling.pipeline import Pipeline, SamplingOptions
-
-DEFAULT_BUNDLE = "scenes-tiny"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A trained model on disk.
-
-    Args:
-        kind: A sealed bundle, or the folder of a run.
-        folder: Where it lies.
-    """
-
-    kind: Literal["bundle", "run"]
-    folder: Path
-
-
-def resolve_source(run: Path | None = None, bundle: str | None = None) -> Source:
-    """The model that a command line names: at most one of the two, else the default bundle.
-
-    Raises:
-        ValueError: If both are given.
-        FileNotFoundError: If there is nothing of that name, or it is of the other kind.
-    """
-    if run is not None and bundle is not None:
-        raise ValueError(f"give --run or --bundle, not both (got {run} and {bundle})")
-    if run is None:
-        source = find_source(bundle or DEFAULT_BUNDLE)
-    else:
-        source = _source_in(run)
-        if source is None:
-            raise FileNotFoundError(
-                f"no run folder {run}"
-                if not run.exists()
-                else f"{run} is not a run folder: it has no config.json"
-            )
-    wanted = "bundle" if run is None else "run"
-    if source.kind != wanted:
-        raise FileNotFoundError(
-            f"{source.folder} is a {source.kind}, not a {wanted}: use --{source.kind}"
-        )
-    return source
-
-
-def find_source(name_or_path: str | Path) -> Source:
-    """A packaged bundle by name, or a bundle's or run's folder by path.
-
-    Raises:
-        FileNotFoundError: If there is neither; the nearest name is suggested.
-    """
-    names = packaged_names()
-    if str(name_or_path) in names:
-        return Source("bundle", packaged_bundles() / name_or_path)
-    source = _source_in(Path(name_or_path))
-    if source is not None:
-        return source
-    if Path(name_or_path).is_dir():
-        raise FileNotFoundError(f"{name_or_path} is neither a bundle nor a run folder")
-    hint = nearest(str(name_or_path), names)
-    raise FileNotFoundError(f"no bundle or run {str(name_or_path)!r}; {hint}")
-
-
-def _source_in(folder: Path) -> Source | None:
-    if (folder / MANIFEST).is_file():
-        return Source("bundle", folder)
-    return Source("run", folder) if Run(folder).config_path.is_file() else None
+from rectiflow.sampling.sources import encoder_folders, find_source
 
 
 def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "auto") -> Pipeline:
@@ -107,23 +41,51 @@ def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "aut
 
 
 def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline:
-    manifest = verify(folder)
+    verify(folder)
     network = network_from(folder / "mmdit" / "config.json", folder / "mmdit" / "model.safetensors")
     encoders = load_encoders({"source": str(folder)})
-    recipe = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return _pipeline(network, encoders, recipe, manifest.get("recipe_hash", ""), device, precision)
+    return _pipeline(network, encoders, folder / "config.json", device, precision)
+
+
+def _load_run(run: Run, device: torch.device, precision: str) -> Pipeline:
+    recipe = run.config()
+    if recipe["kind"] != "flow":
+        raise ValueError(f"{run.folder} trains {recipe['kind']}; only a flow run can draw")
+    file = averaged_weights(run)
+    encoders = load_encoders(recipe["encoders"])
+    shape = network_config(recipe["model"], recipe["data"]["size_px"], *encoders)
+    network = with_weights(shape, read_weights(file), file)
+    return _pipeline(network, encoders, run.config_path, device, precision)
+
+
+def averaged_weights(run: Run) -> Path:
+    """The file of averaged weights in a run's newest checkpoint, its checksum verified.
+
+    Raises:
+        FileNotFoundError: If the run has no checkpoint yet.
+        DataError: If the file is damaged.
+    """
+    steps = {int(path.name[5:]): path for path in run.checkpoints.glob("step-[0-9]*")}
+    if not steps:
+        raise FileNotFoundError(f"{run.folder} has no checkpoint yet; train it first")
+    newest = steps[max(steps)]
+    checksums = read_json(newest / "state.json").get("files", {})
+    file = newest / "ema.safetensors"
+    if not file.is_file() or sha256(file) != checksums.get(file.name):
+        raise DataError(f"{file} is damaged: its checksum differs from state.json")
+    return file
 
 
 def _pipeline(
     network: MMDiT,
     encoders: tuple[Autoencoder, TextEncoders],
-    recipe: Mapping[str, Any],
-    recipe_hash: str,
+    recipe: Path,
     device: torch.device,
     precision: str,
 ) -> Pipeline:
+    """Put the parts together with the recipe's settings of sampling."""
     autoencoder, text = encoders
-    settings = recipe.get("sampling", {})
+    settings = read_json(recipe).get("sampling", {}) if recipe.is_file() else {}
     known = ("num_steps", "solver", "guidance_scale", "shift")
     return Pipeline(
         network,
@@ -133,9 +95,15 @@ def _pipeline(
         unconditional_text=settings.get("unconditional", "zeros"),
         device=device,
         precision=precision,
-        recipe_hash=recipe_hash,
+        recipe_hash=sha256(recipe) if recipe.is_file() else "",
         options=SamplingOptions(**{name: settings[name] for name in known if name in settings}),
     )
+
+
+def load_encoders(encoders: Mapping[str, Any]) -> tuple[Autoencoder, TextEncoders]:
+    """The autoencoder and text encoders that a recipe's `encoders` section names."""
+    folders = encoder_folders(encoders)
+    return Autoencoder.load(folders.autoencoder), TextEncoders.load(folders.text)
 
 
 def network_config(
@@ -195,29 +163,3 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is damaged: {error}") from error
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-
-
-def check_device(device: str) -> torch.device:
-    """The device, if this machine has it.
-
-    Raises:
-        ValueError: If the name is unknown or there is no such device.
-    """
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    name = device.partition(":")[0]
-    if name not in there:
-        raise ValueError(f"device must be cpu, cuda or mps, got {device!r}")
-    if not there[name]:
-        raise ValueError(f"device {device} is not available on this machine; use cpu")
-    return torch.device(device)
-
-
-def best_device() -> str:
-    """The fastest kind of device that this machine has."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -19,6 +19,7 @@ from rectiflow.encoders.text import TextEncoders, assemble, unconditional
 from rectiflow.flow.guidance import guided
 from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.times import time_grid
+from rectiflow.sampling.devices import resolve_precision
 from rectiflow.sampling.images import to_bytes
 
 OnProgress = Callable[[int, int], None]  # (pictures done, pictures in all)
@@ -78,7 +79,7 @@ class Pipeline:
         unconditional_text: "zeros" or "empty", as the network was trained.
         device: Where to compute.
         precision: "fp32", "bf16", or "auto": bf16 on CUDA, else fp32.
-        recipe_hash: Written into every picture's metadata.
+        recipe_hash: SHA-256 of the run's `config.json`; written into every picture's metadata.
         options: Defaults of `sample`.
     """
 
@@ -237,16 +238,3 @@ def picture_generator(seed: int, index: int) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"picture {seed} {index}".encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Turn "auto" into "bf16" on CUDA and "fp32" elsewhere.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision must be auto, fp32 or bf16, got {precision!r}")
-    if precision == "auto":
-        return "bf16" if device.type == "cuda" else "fp32"
-    return precision
