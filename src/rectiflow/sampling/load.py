@@ -12,6 +12,7 @@ from torch import Tensor
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.errors import DataError
+from rectiflow.flow.formulations import formulation
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.runs import Run, read_json
 from rectiflow.sampling.bundle import sha256, verify
@@ -79,23 +80,25 @@ def averaged_weights(run: Run) -> Path:
 def _pipeline(
     network: MMDiT,
     encoders: tuple[Autoencoder, TextEncoders],
-    recipe: Path,
+    config: Path,
     device: torch.device,
     precision: str,
 ) -> Pipeline:
     """Put the parts together with the recipe's settings of sampling."""
     autoencoder, text = encoders
-    settings = read_json(recipe).get("sampling", {}) if recipe.is_file() else {}
+    recipe = read_json(config) if config.is_file() else {}
+    settings = recipe.get("sampling", {})
     known = ("num_steps", "solver", "guidance_scale", "shift")
     return Pipeline(
         network,
         autoencoder,
         text,
+        formulation=formulation(recipe.get("objective", {}).get("formulation", "rf")),
         side_px=network.config.base_side * network.config.patch_size * autoencoder.factor,
         unconditional_text=settings.get("unconditional", "zeros"),
         device=device,
         precision=precision,
-        recipe_hash=sha256(recipe) if recipe.is_file() else "",
+        recipe_hash=sha256(config) if config.is_file() else "",
         options=SamplingOptions(**{name: settings[name] for name in known if name in settings}),
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rectiflow.conditioning import Conditioning, cat
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, assemble, unconditional
+from rectiflow.flow.formulations import Formulation
 from rectiflow.flow.guidance import guided
 from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.times import time_grid
@@ -72,9 +73,10 @@ class Pipeline:
     """A trained model ready to draw.
 
     Args:
-        network: Velocity at (x, t, conditioning); has `latent_channels` latents.
+        network: Called as network(x, t, conditioning); its `config` has a `patch_size`.
         autoencoder: Latents to pictures.
         text: Prompts to text states.
+        formulation: What the network's output means; turns it into a velocity.
         side_px: Side of the pictures the network was trained on.
         unconditional_text: "zeros" or "empty", as the network was trained.
         device: Where to compute.
@@ -89,6 +91,7 @@ class Pipeline:
         autoencoder: Autoencoder,
         text: TextEncoders,
         *,
+        formulation: Formulation,
         side_px: int,
         unconditional_text: str = "zeros",
         device: str | torch.device = "cpu",
@@ -100,6 +103,7 @@ class Pipeline:
         self.network = network.to(self.device).eval()
         self.autoencoder = autoencoder.to(self.device).eval()
         self.text = text.to(self.device).eval()
+        self.formulation = formulation
         self.side_px = side_px
         self.unconditional_text = unconditional_text
         self.precision = resolve_precision(precision, self.device)
@@ -184,7 +188,8 @@ class Pipeline:
             return integrate(velocity, noise, grid, SOLVERS[options.solver])
 
     def _velocity(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        return self.network(x, t, cond).float()  # the solver's sum stays in fp32
+        output = self.network(x, t, cond).float()  # the solver's sum stays in fp32
+        return self.formulation.velocity(output, x, t)
 
     def _conditioning(
         self, prompts: list[str], options: SamplingOptions
