@@ -16,6 +16,14 @@ CAPTION_NAMES = (("caption",), ("alt", "synthetic"))
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A picture as bytes, and whether it had to be enlarged to get there."""
+
+    image: ImageU8
+    is_enlarged: bool = False
+
+
+@dataclass(frozen=True)
 class Record:
     """A picture that can be loaded, and what is said about it.
 
@@ -27,7 +35,7 @@ class Record:
 
     id: str
     captions: Mapping[str, str]
-    load: Callable[[], ImageU8]
+    load: Callable[[], Loaded]
 
 
 @dataclass(frozen=True)
@@ -55,17 +63,22 @@ class BadRecord(DataError):
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """A sequence of records, the same every time it is read.
+    """A sequence of records, the same every time it is read."""
 
-    Attributes:
-        size_px: Side of every loaded picture.
-        caption_names: Names every record's captions have, one of `CAPTION_NAMES`.
-        quarantined: What was left out while listing, before any picture was opened.
-    """
+    @property
+    def size_px(self) -> int:
+        """Side of every loaded picture."""
+        ...
 
-    size_px: int
-    caption_names: tuple[str, ...]
-    quarantined: Sequence[Quarantined]
+    @property
+    def caption_names(self) -> tuple[str, ...]:
+        """Names every record's captions have, one of `CAPTION_NAMES`."""
+        ...
+
+    @property
+    def quarantined(self) -> Sequence[Quarantined]:
+        """What was left out while listing, before any picture was opened."""
+        ...
 
     def __len__(self) -> int: ...
 

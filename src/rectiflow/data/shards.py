@@ -2,9 +2,9 @@
 
 Types of columns, and why:
 
-- Arrays are flat `fixed_size_list`s; their shapes stand in the field's metadata (`shape`, JSON) and in
-  the manifest. Arrow's tensor extension type would carry the shape itself, but `datasets` and
-  DuckDB do not read extension types.
+- Arrays are flat `fixed_size_list`s; their shapes stand in the field's metadata (`shape`) and in
+  the manifest. Arrow's tensor extension type would carry the shape itself, but it is no type that
+  `datasets` or DuckDB know.
 - Latents are `float32`, text states `float16` (Arrow `halffloat`), as the paper stores them
   (arXiv 2403.03206, E.1; Table 7 decodes to fp32 latents and fp16 states). pyarrow, `datasets` and
   Polars read both. DuckDB knows no half floats and refuses a table that has such a column, read or

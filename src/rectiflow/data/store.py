@@ -5,7 +5,7 @@ STORE/samples/00000.arrow     id, per caption name its text and its row in texts
 STORE/texts/00000.arrow       caption, and its states: clip_l, clip_g, t5, pooled_l, pooled_g
 STORE/quarantine.jsonl        records left out: id, reason, detail
 
-A caption that several records of a shard share is stored once. Each shard stands on its own, so shards
+A caption that records of a shard share is stored once. Each shard stands on its own, so shards
 can be made apart, resumed and read in any order.
 """
 

@@ -1,0 +1,109 @@
+"""The two kinds of training data, scenes and own folders, with rows held out for validation."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rectiflow.data.folder import FolderRecords
+from rectiflow.data.scene_records import VALIDATION_SEED, SceneRecords
+from rectiflow.data.store import Store
+from rectiflow.preparation.encode import Encoders
+from rectiflow.preparation.prepare import Batching, OnProgress, prepare_store
+
+MAX_VALIDATION_SHARE = 0.1
+"""Most of an own folder that is held out, whatever `num_validation` says; one picture at least."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training and validation read.
+
+    Args:
+        training: Rows trained on are `training_rows` of this store, None meaning all.
+        validation: The same for the held-out rows.
+        training_rows: Shape (num,), int64.
+        validation_rows: Shape (num,), int64.
+    """
+
+    training: Store
+    validation: Store
+    training_rows: np.ndarray | None
+    validation_rows: np.ndarray
+
+
+def prepare_scenes(
+    encoders: Encoders,
+    folder: Path | str,
+    *,
+    seed: int,
+    num_scenes: int,
+    num_validation: int,
+    size_px: int,
+    batching: Batching | None = None,
+    on_progress: OnProgress | None = None,
+) -> Prepared:
+    """Encode scenes into `folder`/training, and held-out ones into `folder`/validation.
+
+    The held-out scenes have a seed of their own, so validation losses of runs that differ in seed
+    or number of scenes are measured on the same pictures.
+
+    Raises:
+        ValueError: If `seed` is that seed; and as `prepare_store`.
+    """
+    if seed == VALIDATION_SEED:
+        raise ValueError(f"scenes of seed {seed} are held out for validation; choose another seed")
+    folder = Path(folder)
+    total = num_scenes + num_validation
+    stores = []
+    for name, source in (
+        ("validation", SceneRecords(VALIDATION_SEED, num_validation, size_px)),
+        ("training", SceneRecords(seed, num_scenes, size_px)),
+    ):
+        before = sum(len(store) for store in stores)
+        report = _shifted(on_progress, before, total)
+        stores.append(prepare_store(source, encoders, folder / name, batching, report))
+    validation, training = stores
+    return Prepared(training, validation, None, np.arange(len(validation)))
+
+
+def prepare_folder(
+    encoders: Encoders,
+    folder: Path | str,
+    *,
+    path: Path | str,
+    size_px: int,
+    num_validation: int,
+    batching: Batching | None = None,
+    on_progress: OnProgress | None = None,
+) -> Prepared:
+    """Encode an own folder of pictures into `folder`/pictures and hold some rows out.
+
+    Raises:
+        ValueError: If no picture in it can be used; and as `prepare_store`.
+    """
+    source = FolderRecords(path, size_px)
+    store = prepare_store(source, encoders, Path(folder) / "pictures", batching, on_progress)
+    training, validation = split_rows(store, num_validation)
+    return Prepared(store, store, training, validation)
+
+
+def split_rows(store: Store, num_validation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows held out, chosen by a hash of their ids, both ascending.
+
+    At most `MAX_VALIDATION_SHARE` is held out. A store of one row is validated on that row.
+    """
+    num = len(store)
+    held_out = max(1, min(num_validation, int(num * MAX_VALIDATION_SHARE)))
+    keys = [hashlib.sha256(id.encode()).digest() for id in store.ids(range(num))]
+    ranked = np.asarray(sorted(range(num), key=keys.__getitem__), dtype=np.int64)
+    training = ranked[held_out:] if num > 1 else ranked
+    return np.sort(training), np.sort(ranked[:held_out])
+
+
+def _shifted(on_progress: OnProgress | None, before: int, total: int) -> OnProgress | None:
+    """Report one store's records as part of all."""
+    if on_progress is None:
+        return None
+    return lambda done, _: on_progress(before + done, total)

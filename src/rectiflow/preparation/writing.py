@@ -1,0 +1,154 @@
+"""A store while it is being made: a neighbour folder that becomes the store when it is whole.
+
+STORE.partial/plan.json             what is being made; another plan means starting over
+STORE.partial/progress/00000.json   a finished shard and its quarantined records
+STORE.partial/samples, texts        as in the store
+STORE.partial.lock                  held by the process at work
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rectiflow.data.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, shard_from_json
+from rectiflow.data.records import Quarantined
+from rectiflow.data.shards import checksum, write_columns
+from rectiflow.data.store import QUARANTINE
+from rectiflow.errors import DiskFullError
+from rectiflow.preparation.encode import EncodedShard
+from rectiflow.runs import read_json, sync, write_bytes, write_json
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class StoreWriter:
+    """Writes shards beside `folder` and turns them into the store at the end.
+
+    Attributes:
+        partial: Where the shards are until then.
+        done: Finished shards found or written, with what each left out, by number.
+    """
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.partial = partial_folder(folder)
+        self.done: dict[int, tuple[ShardEntry, list[Quarantined]]] = {}
+        plan_file = self.partial / "plan.json"
+        if self.partial.exists() and not (plan_file.is_file() and read_json(plan_file) == plan):
+            shutil.rmtree(self.partial)
+        if not self.partial.exists():
+            for name in ("samples", "texts", "progress"):
+                (self.partial / name).mkdir(parents=True)
+            write_json(plan_file, plan)
+        for file in self.partial.rglob("*.partial"):  # cut short by a kill
+            file.unlink()
+        for file in sorted((self.partial / "progress").glob("*.json")):
+            self._take(int(file.stem), read_json(file))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the finished shards."""
+        shards = [entry for entry, _ in self.done.values()]
+        return sum(shard.samples.num_bytes + shard.texts.num_bytes for shard in shards)
+
+    def write_shard(self, number: int, indices: range, shard: EncodedShard) -> None:
+        """Write both files, then the note that says they are finished."""
+        entry = ShardEntry(
+            first=indices.start,
+            last=indices.stop,
+            num_records=len(shard.samples["id"]),
+            num_texts=len(shard.texts["caption"]),
+            num_enlarged=shard.num_enlarged,
+            samples=self._write(f"samples/{number:05d}.arrow", shard.samples),
+            texts=self._write(f"texts/{number:05d}.arrow", shard.texts),
+        )
+        left_out = [dataclasses.asdict(record) for record in shard.quarantined]
+        note = {"shard": dataclasses.asdict(entry), "quarantined": left_out}
+        write_json(self.partial / "progress" / f"{number:05d}.json", note)
+        self.done[number] = (entry, shard.quarantined)
+
+    def finish(self, manifest: Manifest, quarantined: list[Quarantined]) -> None:
+        """Write what remains, and give the folder its name."""
+        lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in quarantined]
+        write_bytes(self.partial / QUARANTINE, "".join(lines).encode())
+        manifest.write(self.partial)
+        publish(self.folder)
+
+    def discard(self) -> None:
+        """Remove everything written."""
+        shutil.rmtree(self.partial)
+
+    def _write(self, path: str, columns: Mapping[str, Any]) -> FileEntry:
+        file = self.partial / path
+        write_columns(file, columns)
+        return FileEntry(path=path, num_bytes=file.stat().st_size, sha256=checksum(file))
+
+    def _take(self, number: int, note: Mapping[str, Any]) -> None:
+        entry = shard_from_json(note["shard"])
+        for file in (entry.samples, entry.texts):
+            path = self.partial / file.path
+            if not path.is_file() or path.stat().st_size != file.num_bytes:
+                return  # made again
+        self.done[number] = (entry, [Quarantined(**record) for record in note["quarantined"]])
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where the store `folder` is while it is being made."""
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def publish(folder: Path) -> None:
+    """Give a partial folder that has its manifest its name; a kill before leaves it to be done."""
+    partial = partial_folder(folder)
+    shutil.rmtree(partial / "progress", ignore_errors=True)
+    (partial / "plan.json").unlink(missing_ok=True)
+    sync(partial)
+    os.replace(partial, folder)
+    sync(folder.parent)
+
+
+def is_ready_to_publish(folder: Path) -> bool:
+    """Whether the last preparation was killed between its manifest and its last rename."""
+    return (partial_folder(folder) / MANIFEST).is_file()
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the right to make `folder`.
+
+    Raises:
+        ValueError: If another process holds it.
+        DiskFullError: If the disk fills up inside; finished shards stay for the next attempt.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f"{folder.name}.partial.lock")
+    with lock.open("wb") as held:
+        _lock(held, folder)
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise DiskFullError(
+                f"the disk of {folder.parent} is full; what was encoded so far waits in "
+                f"{partial_folder(folder)}: make room and repeat, or remove it"
+            ) from error
+        with suppress(OSError):
+            lock.unlink()
+
+
+def _lock(held: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows; there two processes must not prepare the same store
+        return
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"another process is preparing {folder}; wait for it to end") from error
