@@ -53,7 +53,7 @@ def formulation(name: str) -> Formulation:
     """The formulation of a name such as `rf/lognorm(0.00,1.00)`.
 
     Raises:
-        ValueError: If the name is unknown (the nearest is proposed) or its numbers are out of range.
+        ValueError: If the name is unknown (the nearest is proposed) or a number out of range.
     """
     match = re.fullmatch(r"\s*([a-z/]+)\s*(?:\(([^()]*)\))?\s*", name)
     family = _FAMILIES.get(match[1]) if match else None

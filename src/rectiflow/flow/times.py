@@ -115,7 +115,7 @@ class Mode(Density):
 
 @dataclass(frozen=True)
 class CosMap(Density):
-    """Log-SNR distributed as under the cosine schedule: t = 1 - 1 / (tan(pi u / 2) + 1) (Eq. 21)."""
+    """Log-SNR as under the cosine schedule: t = 1 - 1 / (tan(pi u / 2) + 1) (SD3 Eq. 21)."""
 
     def inverse_cdf(self, u: Tensor) -> Tensor:
         sin, cos = torch.sin(math.pi / 2 * u), torch.cos(math.pi / 2 * u)
