@@ -1,4 +1,4 @@
-"""GenEval's rules, result lines, summary and folder layout (arXiv 2310.11513), for any detector.
+"""GenEval's rules, result lines and summary (arXiv 2310.11513), for any detector.
 
 `judge` follows the published evaluator clause by clause: `include` is a conjunction, `exclude` a
 disjunction, a clause looks at its `count` most certain objects only, and extra objects are
@@ -11,23 +11,16 @@ be there that the prompt did not ask for.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from rectiflow.errors import DataError
 from rectiflow.evaluation.checker.found import Object, Parsed
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
-COLORS = "red orange yellow green blue purple pink brown black white".split()
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 POSITION_THRESHOLD = 0.1  # dead zone, in parts of both objects' sizes
 CONE = 0.5  # least part of the offset along an axis; a diagonal satisfies two relations
-MAX_PICTURE_PX = 1 << 24  # bound before decoding: a picture of a stranger's folder may be a bomb
 
 Metadata = Mapping[str, Any]
 
@@ -174,30 +167,6 @@ def result_row(
     }
 
 
-def write_results(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write results.jsonl, one JSON object per picture."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file of results or prompts.
-
-    Raises:
-        DataError: On a line that is no JSON object; the message names file and line.
-    """
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{file}, line {number}: expected an object, got {line[:40]!r}")
-        rows.append(row)
-    return rows
-
-
 def format_summary(rows: Sequence[Mapping[str, Any]]) -> str:
     """The text that GenEval's summary prints for the same rows."""
     if not rows:
@@ -218,71 +187,3 @@ def format_summary(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     overall = sum(means.values()) / len(means)
     return "\n".join([*lines, "", f"Overall score (avg. over tasks): {overall:.5f}"])
-
-
-def write_pictures(
-    folder: Path, index: int, metadata: Metadata, pictures: Sequence[NDArray[np.uint8]]
-) -> list[Path]:
-    """Write one prompt's pictures as `00000/metadata.jsonl` and `00000/samples/0000.png`.
-
-    Returns:
-        The pictures' files, in order.
-    """
-    samples = folder / f"{index:05d}" / "samples"
-    samples.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(dict(metadata)) + "\n"
-    (samples.parent / "metadata.jsonl").write_text(line, encoding="utf-8")
-    files = [samples / f"{number:04d}.png" for number in range(len(pictures))]
-    for file, picture in zip(files, pictures, strict=True):
-        Image.fromarray(picture).save(file)
-    return files
-
-
-def read_folder(folder: Path) -> list[tuple[dict[str, Any], list[Path]]]:
-    """Prompts and picture files of a folder in GenEval's layout, in the folders' order.
-
-    As in GenEval, any all-digit folder and any all-digit `.png` count, whatever their width.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or no prompt folder in it.
-        DataError: If a prompt folder lacks its metadata or pictures.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of pictures at {folder}")
-    places = sorted((p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()), key=_number)
-    if not places:
-        raise FileNotFoundError(f"{folder} holds no prompt folders named 00000, 00001, ...")
-    found = []
-    for place in places:
-        file = place / "metadata.jsonl"
-        if not file.is_file():
-            raise DataError(f"{place} has no metadata.jsonl")
-        rows = read_lines(file)
-        if len(rows) != 1 or not {"tag", "prompt"} <= rows[0].keys():
-            raise DataError(f"{file}: expected one line with tag and prompt, got {len(rows)} lines")
-        pictures = sorted((p for p in (place / "samples").glob("*.png") if p.stem.isdigit()), key=_number)
-        if not pictures:
-            raise DataError(f"{place}/samples holds no pictures named 0000.png, 0001.png, ...")
-        found.append((rows[0], pictures))
-    return found
-
-
-def _number(path: Path) -> int:
-    return int(path.stem)
-
-
-def read_picture(file: Path) -> NDArray[np.uint8]:
-    """Read a picture as (h, w, 3) bytes.
-
-    Raises:
-        DataError: If it is no picture or too large to decode safely.
-    """
-    try:
-        with Image.open(file) as picture:
-            if picture.width * picture.height > MAX_PICTURE_PX:
-                raise DataError(f"{file}: {picture.width}x{picture.height} px is too large")
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{file}: not a readable picture ({error})") from error

@@ -24,9 +24,7 @@ _XYZ_OF_LINEAR: Final = (
     np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     / np.array([[0.9505], [1.0], [1.0890]])
 ).astype(np.float32)
-_LAB_OF_CUBE_ROOT: Final = np.array(
-    [[0, 116, 0], [500, -500, 0], [0, 200, -200]], dtype=np.float32
-)
+_LAB_OF_CUBE_ROOT: Final = np.array([[0, 116, 0], [500, -500, 0], [0, 200, -200]], dtype=np.float32)
 _BYTES: Final = np.arange(256) / 255
 _LINEAR: Final = np.where(
     _BYTES <= 0.04045, _BYTES / 12.92, ((_BYTES + 0.055) / 1.055) ** 2.4
@@ -49,18 +47,20 @@ class Rays:
     Args:
         lab: The points in CIELAB.
         color: Index into `NAMES`, for every point.
+        reach: How far along its segment every point lies; 1 at the palette colour.
         penalty: Added to a point's distance: it grows as the point nears the background, where
             the segments meet and names mean little.
     """
 
     lab: Float[np.ndarray, "points 3"]
     color: Int[np.ndarray, " points"]
+    reach: Float[np.ndarray, " points"]
     penalty: Float[np.ndarray, " points"]
 
     def nearest(
         self, lab: Float[np.ndarray, "n 3"], among: tuple[int, ...] = ()
-    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Index of the nearest palette colour and its penalised distance, for each row.
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Index of the nearest palette colour, its reach and its penalised distance, by row.
 
         Args:
             lab: Colours in CIELAB.
@@ -71,7 +71,8 @@ class Rays:
         square = (lab**2).sum(1)[:, None] - 2 * lab @ points.T + (points**2).sum(1)
         distance = np.sqrt(np.maximum(square, 0)) + self.penalty[keep]
         best = distance.argmin(1)
-        return self.color[keep][best], distance[np.arange(len(lab)), best]
+        nearest = distance[np.arange(len(lab)), best]
+        return self.color[keep][best], self.reach[keep][best], nearest
 
 
 @lru_cache(maxsize=256)
@@ -82,9 +83,9 @@ def rays_from(background: tuple[int, int, int]) -> Rays:
     points = origin + REACHES[:, None, None] * (ends - origin)
     lab = to_lab(np.clip(np.rint(points), 0, 255).astype(np.uint8))
     color = np.broadcast_to(np.arange(len(NAMES)), points.shape[:2])
-    shortfall = np.maximum(1 - REACHES, 0)[:, None] * SHORTFALL_PENALTY
-    penalty = np.broadcast_to(shortfall, points.shape[:2]).astype(np.float32)
-    return Rays(lab.reshape(-1, 3), color.reshape(-1), penalty.reshape(-1))
+    reach = np.broadcast_to(REACHES[:, None], points.shape[:2]).reshape(-1)
+    penalty = np.maximum(1 - reach, 0) * SHORTFALL_PENALTY
+    return Rays(lab.reshape(-1, 3), color.reshape(-1), reach, penalty.astype(np.float32))
 
 
 def coverage_of(

@@ -89,9 +89,7 @@ def _part(part: Part, color: str, score: float) -> Object:
     return Object(part.shape, color, box, (part.x, part.y), score)
 
 
-def _scaled(
-    objects: list[Object], readings: list[Reading], junk: int, factor: int
-) -> Parsed:
+def _scaled(objects: list[Object], readings: list[Reading], junk: int, factor: int) -> Parsed:
     """The result in pixels of the picture as it was given, the most certain first."""
     words = [reading.word for reading in readings]
     if factor > 1:

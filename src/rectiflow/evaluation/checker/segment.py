@@ -146,19 +146,21 @@ def _colored_regions(
         return
     inside = np.flatnonzero(component)
     pixels, owner = lab.reshape(-1, 3)[inside], component.reshape(-1)[inside]
-    color, _ = rays.nearest(pixels)
-    votes = np.bincount(owner * len(NAMES) + color, minlength=(num + 1) * len(NAMES))
-    votes = votes.reshape(num + 1, len(NAMES))
+    color, reach, _ = rays.nearest(pixels)
+    # Edges are mixed with the background and may pass near another colour: they get no vote.
+    weight = np.where(reach >= thresholds.voting_reach, reach, 1e-3)
+    ballot = owner * len(NAMES) + color
+    votes = np.bincount(ballot, weight, (num + 1) * len(NAMES)).reshape(num + 1, len(NAMES))
+    sizes = np.bincount(owner, minlength=num + 1)
     for index in range(1, num + 1):
-        total = votes[index].sum()
-        if total < thresholds.junk_area * visible.size:
+        if sizes[index] < thresholds.junk_area * visible.size:
             continue
-        real = np.flatnonzero(votes[index] >= thresholds.second_color * total)
+        real = np.flatnonzero(votes[index] >= thresholds.second_color * votes[index].sum())
         if len(real) <= 1:
             yield int(votes[index].argmax()), component == index
             continue
         mine = owner == index
-        nearest, _ = rays.nearest(pixels[mine], tuple(int(c) for c in real))
+        nearest, _, _ = rays.nearest(pixels[mine], tuple(int(c) for c in real))
         for c in real:
             region = np.zeros(visible.size, bool)
             region[inside[mine][nearest == c]] = True
@@ -197,7 +199,7 @@ def _pieces(
     pieces = []
     for index, window in enumerate(ndimage.find_objects(nearest), start=1):
         mask = owner[window] == index
-        if _is_rim(index, owner, thresholds):
+        if _is_rim(index, owner[window], thresholds):
             continue
         color = _name(lab[window], mask, rays_from(background), thresholds)
         soft = coverage_of(image[window], background, color or 0)
@@ -234,5 +236,5 @@ def _name(
     median = np.median(core, axis=0)
     if np.linalg.norm(core - median, axis=1).mean() > thresholds.max_core_spread:
         return None
-    color, distance = rays.nearest(median[None])
+    color, _, distance = rays.nearest(median[None])
     return int(color[0]) if distance[0] <= thresholds.max_color_distance else None

@@ -20,7 +20,7 @@ from rectiflow.evaluation.checker.segment import Piece
 
 GRID: Final = 26  # samples along each axis of the frame
 REACH: Final = 2.5  # from the middle to the frame's edge, in units
-BLURS: Final = (0.0, 0.08, 0.16, 0.24, 0.32, 0.40)  # Gaussian sigma in parts of the radius
+BLURS: Final = (0.0, 0.08, 0.16, 0.24, 0.32)  # Gaussian sigma in parts of the radius
 ANGLES: Final = (-8.0, 0.0, 8.0)  # degrees
 SQUEEZES: Final = (0.88, 1.0, 1.136)  # width over height
 DRAWN_RADIUS_PX: Final = 18.0

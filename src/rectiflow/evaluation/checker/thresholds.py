@@ -32,6 +32,7 @@ class Thresholds:
         core_depth: The core of a piece lies at least this part of its greatest depth inside.
         max_color_distance: Farther from every palette colour is no colour.
         max_core_spread: Greatest mean distance of core pixels from their own median.
+        voting_reach: Pixels nearer to the background than this do not vote on a piece's colours.
         second_color: Least share of a piece that makes a second colour in it real.
         rim_contact: A piece with this part of its outline along a larger one is its rim.
         min_match: Least correlation of a piece with a shape's template.
@@ -61,10 +62,11 @@ class Thresholds:
     core_depth: float = 0.6
     max_color_distance: float = 30.0
     max_core_spread: float = 16.0
+    voting_reach: float = 0.6
     second_color: float = 0.12
     rim_contact: float = 0.3
     min_match: float = 0.86
-    min_margin: float = 0.006
+    min_margin: float = 0.001
     single_match: float = 0.94
     split_extent: float = 0.26
     split_residual: float = 0.2

@@ -6,7 +6,7 @@ mean correlation over its letters wins.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -17,7 +17,7 @@ from scipy import ndimage
 from rectiflow.data.scenes import GLYPHS
 from rectiflow.data.scenes.glyphs import GLYPH_COLUMNS, GLYPH_ROWS, PITCH_CELLS
 from rectiflow.evaluation.checker.color import NAMES, coverage_of
-from rectiflow.evaluation.checker.found import ReadWord
+from rectiflow.evaluation.checker.found import Box, ReadWord
 from rectiflow.evaluation.checker.segment import Piece, Segmentation
 from rectiflow.evaluation.checker.thresholds import Thresholds
 
@@ -38,12 +38,12 @@ COLORS: Final = ("black", "white")
 
 @dataclass(frozen=True)
 class Row:
-    """Pieces that may be the letters of one word; the box is exact below a pixel."""
+    """Pieces that may be the letters of one word."""
 
     pieces: tuple[int, ...]
     color: str
     ink: Float[np.ndarray, "h w"]
-    box: tuple[float, float, float, float]
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,22 @@ class Reading:
 
 
 def read_words(segmentation: Segmentation, thresholds: Thresholds) -> list[Reading]:
-    """Every row of pieces that can be read as a word."""
+    """Every row of pieces that can be read as a word, with all pieces within its box."""
     readings = []
     for row in _rows(segmentation):
         reading = _read(row)
         if reading is None or reading.word.score < thresholds.word_match:
             continue
         if reading.worst >= thresholds.letter_match:
-            readings.append(reading)
+            inside = {i for i, p in enumerate(segmentation.pieces) if _is_inside(p.box, row.box)}
+            readings.append(replace(reading, pieces=tuple(inside | set(reading.pieces))))
     return readings
+
+
+def _is_inside(box: Box, outer: Box) -> bool:
+    """Whether the centre of a box lies in another: a stroke that came apart, a filled counter."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3]
 
 
 def _rows(segmentation: Segmentation) -> Iterator[Row]:
@@ -76,10 +83,11 @@ def _rows(segmentation: Segmentation) -> Iterator[Row]:
         boxes = {
             i: piece.box
             for i, piece in enumerate(segmentation.pieces)
-            if _may_be_ink(piece, color, ink) and piece.box[3] - piece.box[1] < CAP_HEIGHTS[1] * side
+            if _may_be_ink(piece, color, ink)
+            and piece.box[3] - piece.box[1] < CAP_HEIGHTS[1] * side
         }
         for chain in _chains(boxes, GAP * side):
-            box = _outline(segmentation.pieces, chain, ink)
+            box = _outline(segmentation.pieces, chain)
             height, width = box[3] - box[1], box[2] - box[0]
             if CAP_HEIGHTS[0] * side <= height <= CAP_HEIGHTS[1] * side and width > 1.2 * height:
                 yield Row(tuple(chain), color, ink, box)
@@ -107,17 +115,9 @@ def _chains(boxes: dict[int, tuple[float, ...]], gap: float) -> Iterator[list[in
         yield chain
 
 
-def _outline(
-    pieces: list[Piece], chain: list[int], ink: Float[np.ndarray, "h w"]
-) -> tuple[float, float, float, float]:
-    """Box around a chain; each side where the profile of ink crosses half of its own height."""
-    boxes = [pieces[i].box for i in chain]
-    return (
-        min(b[0] for b in boxes),
-        min(b[1] for b in boxes),
-        max(b[2] for b in boxes),
-        max(b[3] for b in boxes),
-    )
+def _outline(pieces: list[Piece], chain: list[int]) -> Box:
+    lefts, tops, rights, bottoms = zip(*(pieces[i].box for i in chain), strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 def _read(row: Row) -> Reading | None:

@@ -1,0 +1,122 @@
+"""GenEval's files: its folder of prompts and pictures, and lines of JSON."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from rectiflow.errors import DataError
+from rectiflow.evaluation.geneval import Metadata
+from rectiflow.sampling.images import save_png
+
+MAX_PICTURE_PX = 1 << 24  # bound before decoding: a picture of a stranger's folder may be a bomb
+
+
+def write_results(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write results.jsonl, one JSON object per picture."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file of results or prompts.
+
+    Raises:
+        DataError: On a line that is no JSON object; the message names file and line.
+    """
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{file}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{file}, line {number}: expected an object, got {line[:40]!r}")
+        rows.append(row)
+    return rows
+
+
+def picture_name(index: int, sample: int) -> str:
+    """Path of a prompt's picture within the folder: `00000/samples/0000.png`."""
+    return f"{index:05d}/samples/{sample:04d}.png"
+
+
+def write_picture(
+    folder: Path,
+    index: int,
+    sample: int,
+    metadata: Metadata,
+    picture: UInt8[np.ndarray, "h w 3"],
+    facts: Mapping[str, object],
+) -> Path:
+    """Write one picture of a prompt, and beside it `metadata.jsonl` with the prompt's one line.
+
+    Args:
+        folder: Of the whole suite.
+        index: Number of the prompt.
+        sample: Number of the picture.
+        metadata: Of the prompt.
+        picture: sRGB bytes.
+        facts: Kept in the PNG as text.
+    """
+    file = folder / picture_name(index, sample)
+    save_png(Image.fromarray(picture), file, facts)
+    line = json.dumps(dict(metadata)) + "\n"
+    (file.parent.parent / "metadata.jsonl").write_text(line, encoding="utf-8")
+    return file
+
+
+def read_folder(folder: Path) -> list[tuple[dict[str, Any], list[Path]]]:
+    """Prompts and picture files of a folder in GenEval's layout, in the folders' order.
+
+    As in GenEval, any all-digit folder and any all-digit `.png` count, whatever their width.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no prompt folder in it.
+        DataError: If a prompt folder lacks its metadata or pictures.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of pictures at {folder}")
+    places = sorted((p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()), key=_number)
+    if not places:
+        raise FileNotFoundError(f"{folder} holds no prompt folders named 00000, 00001, ...")
+    found = []
+    for place in places:
+        file = place / "metadata.jsonl"
+        if not file.is_file():
+            raise DataError(f"{place} has no metadata.jsonl")
+        rows = read_lines(file)
+        if len(rows) != 1 or not {"tag", "prompt"} <= rows[0].keys():
+            raise DataError(f"{file}: expected one line with tag and prompt, got {len(rows)} lines")
+        pictures = sorted(
+            (p for p in (place / "samples").glob("*.png") if p.stem.isdigit()), key=_number
+        )
+        if not pictures:
+            raise DataError(f"{place}/samples holds no pictures named 0000.png, 0001.png, ...")
+        found.append((rows[0], pictures))
+    return found
+
+
+def _number(path: Path) -> int:
+    return int(path.stem)
+
+
+def read_picture(file: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Read a picture as (h, w, 3) bytes.
+
+    Raises:
+        DataError: If it is no picture or too large to decode safely.
+    """
+    try:
+        with Image.open(file) as picture:
+            if picture.width * picture.height > MAX_PICTURE_PX:
+                raise DataError(f"{file}: {picture.width}x{picture.height} px is too large")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file}: not a readable picture ({error})") from error
