@@ -1,19 +1,19 @@
 """`rectiflow evaluate`: draw the prompts of a suite and score the pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rectiflow.cli.console import example, say_json
+from rectiflow.cli.console import Progress, example, say, say_json
 from rectiflow.cli.sample import BundleOption, DeviceOption, PrecisionOption, RunOption
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
-    app.command(
-        epilog=example("rectiflow evaluate --bundle scenes-tiny --prompts-per-task 20 --json")
-    )(evaluate)
+    command = "rectiflow evaluate --bundle scenes-tiny --prompts-per-task 20 --json"
+    app.command(epilog=example(command))(evaluate)
 
 
 def evaluate(
@@ -22,11 +22,14 @@ def evaluate(
     images: Annotated[
         Path | None, typer.Option(help="Score the pictures of a folder in GenEval's layout.")
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts in GenEval's JSONL (default: the scenes suite).")
+    ] = None,
     images_per_prompt: Annotated[
-        int, typer.Option(help="Pictures per prompt (GenEval draws 4).", min=1)
+        int, typer.Option(help="Pictures per prompt; GenEval's habit is 4.")
     ] = 1,
     prompts_per_task: Annotated[
-        int | None, typer.Option(help="Only the first prompts of each task and split.", min=1)
+        int | None, typer.Option(help="At most so many prompts of a task, seen and held out.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
     guidance: Annotated[
@@ -34,14 +37,120 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Write pictures, results.jsonl and summary.json here.")
+        Path | None,
+        typer.Option(help="Folder of pictures, results.jsonl, summary (default: none kept)."),
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "auto",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be drawn and scored, do nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be scored, draw nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
-    """Score a model, or a folder of pictures, on the scenes suite."""
-    say_json({})
+    """Score a model, or a folder of pictures, on the scenes suite.
+
+    Beside the scores stand their controls: ground truth, ground truth through the autoencoder,
+    and pictures judged by prompts that are not theirs.
+    """
+    if images is not None:
+        if run is not None or bundle is not None:
+            raise ValueError("give --images, --run or --bundle, only one of them")
+        facts, summary = _score_folder(images, dry_run, out)
+    else:
+        from rectiflow.sampling.devices import best_device
+        from rectiflow.sampling.options import SamplingOptions
+        from rectiflow.sampling.sources import resolve_source
+
+        model = resolve_source(run=run, bundle=bundle).folder
+        given = {"num_steps": steps, "guidance_scale": guidance}
+        options = {name: value for name, value in given.items() if value is not None}
+        SamplingOptions(**options)  # a mistake is told before the model is loaded
+        chosen = _prompts(prompts, prompts_per_task)
+        place = {"device": device or best_device(), "precision": precision}
+        facts = {"model": model, "seed": seed, "num_prompts": len(chosen), **place}
+        facts |= {"images_per_prompt": images_per_prompt, "options": options}
+        summary = None if dry_run else _score_model(facts, chosen, out)
+    if summary is None or as_json:
+        say_json({**(summary or {}), "evaluated": facts})
+    else:
+        say(table(summary))
+
+
+def _prompts(file: Path | None, per_task: int | None) -> list[Any]:
+    from rectiflow.evaluation.layout import read_lines
+    from rectiflow.evaluation.prompt_check import checked
+    from rectiflow.evaluation.scenes_prompts import load_prompts
+    from rectiflow.evaluation.subset import evenly
+
+    prompts = load_prompts() if file is None else read_lines(file)
+    if not prompts:
+        raise ValueError(f"{file} must hold at least one prompt, one JSON object per line")
+    prompts = [checked(prompt, i) for i, prompt in enumerate(prompts)]
+    return prompts if per_task is None else evenly(prompts, per_task)
+
+
+def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None) -> dict[str, Any]:
+    from rectiflow.evaluation.suite import SuiteSettings, evaluate_pictures
+    from rectiflow.runs import write_json
+    from rectiflow.sampling.load import load
+
+    num = facts["images_per_prompt"]
+    pipeline = load(facts["model"], device=facts["device"], precision=facts["precision"])
+    settings = SuiteSettings(images_per_prompt=num, size_px=pipeline.side_px)
+    options = pipeline.with_options(facts["options"])
+    with Progress() as progress:
+        evaluation = evaluate_pictures(
+            lambda texts, seeds: pipeline.draw(texts, [(facts["seed"], s) for s in seeds], options),
+            prompts,
+            settings,
+            round_trip=pipeline.round_trip,
+            folder=out,
+            on_progress=lambda done, total: progress("scoring", done, total),
+        )
+    if out is not None:
+        write_json(out / "summary.json", evaluation.summary)
+    return evaluation.summary
+
+
+def _score_folder(
+    folder: Path, dry_run: bool, out: Path | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    from rectiflow.evaluation.layout import read_folder, read_picture
+    from rectiflow.evaluation.suite import SuiteSettings, evaluate_folder
+    from rectiflow.runs import write_json
+
+    found = read_folder(folder)
+    facts = {"images": folder, "num_prompts": len(found)}
+    if dry_run:
+        return facts, None
+    size_px = read_picture(found[0][1][0]).shape[0]
+    with Progress() as progress:
+        evaluation = evaluate_folder(
+            folder,
+            SuiteSettings(size_px=size_px),
+            on_progress=lambda done, total: progress("scoring", done, total),
+        )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        evaluation.write(out)
+        write_json(out / "summary.json", evaluation.summary)
+    return facts, evaluation.summary
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The scores as text: tasks by seen, strict and held out, then the controls."""
+    columns = ("tasks", "strict_tasks", "heldout_tasks")
+    lines = [f"{'':<16}{'seen':>9}{'strict':>9}{'heldout':>9}"]
+    for task in summary["tasks"]:
+        scores = [summary[column].get(task) for column in columns]
+        lines.append(f"{task:<16}" + "".join(map(_score, scores)))
+    totals = [summary["overall"], summary["strict"], summary["heldout"]]
+    lines.append(f"{'overall':<16}" + "".join(map(_score, totals)))
+    for name, control in summary.get("controls", {}).items():
+        scores = [control["overall"], control["strict"], control["heldout"]]
+        lines.append(f"  {name:<14}" + "".join(map(_score, scores)))
+    return "\n".join(lines)
+
+
+def _score(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.3f}':>9}"

@@ -66,7 +66,7 @@ def sample(
 ) -> None:
     """Draw pictures for prompts with a trained model."""
     from rectiflow.sampling.devices import best_device
-    from rectiflow.sampling.pipeline import SamplingOptions
+    from rectiflow.sampling.options import SamplingOptions
     from rectiflow.sampling.sources import resolve_source
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]

@@ -17,7 +17,8 @@ from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.runs import Run, read_json
 from rectiflow.sampling.bundle import sha256, verify
 from rectiflow.sampling.devices import check_device
-from rectiflow.sampling.pipeline import Pipeline, SamplingOptions
+from rectiflow.sampling.options import SamplingOptions
+from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import encoder_folders, find_source
 
 

@@ -1,10 +1,9 @@
 """Prompts in, pictures out: text encoders, network, solver and autoencoder put together."""
 
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,51 +21,9 @@ from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.times import time_grid
 from rectiflow.sampling.devices import resolve_precision
 from rectiflow.sampling.images import to_bytes
+from rectiflow.sampling.options import SamplingOptions
 
 OnProgress = Callable[[int, int], None]  # (pictures done, pictures in all)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How pictures are drawn.
-
-    Args:
-        num_images_per_prompt: Pictures for each prompt.
-        seed: Picture i is a function of (seed, i), i counting through all pictures of a call.
-        num_steps: Steps of the solver, >= 1.
-        guidance_scale: Classifier-free guidance; 1 is off.
-        negative: What to steer away from; "" is the model's own unconditional text.
-        size: (width, height) in pixels; None is the size the model was trained at.
-        solver: A name in `rectiflow.flow.solvers.SOLVERS`.
-        shift: Moves the time grid towards noise; 1 is the uniform grid.
-        without: Text encoders to leave out: "clip_l", "clip_g", "t5".
-        batch_size: Pictures drawn at once.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    num_images_per_prompt: int = 1
-    seed: int = 0
-    num_steps: int = 25
-    guidance_scale: float = 4.0
-    negative: str = ""
-    size: tuple[int, int] | None = None
-    solver: str = "euler"
-    shift: float = 1.0
-    without: tuple[str, ...] = ()
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("num_images_per_prompt", "num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not math.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be > 0, got {self.shift}")
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
 
 
 class Pipeline:
@@ -130,7 +87,7 @@ class Pipeline:
         Raises:
             ValueError: If there is no prompt, or an option is unknown or out of range.
         """
-        options = self._changed(changes)
+        options = self.with_options(changes)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise ValueError("sample needs at least one prompt, got none")
@@ -161,6 +118,28 @@ class Pipeline:
             if on_progress is not None:
                 on_progress(len(pictures), len(prompts))
         return pictures
+
+    @torch.no_grad()
+    def round_trip(self, pictures: Sequence[np.ndarray]) -> list[UInt8[np.ndarray, "h w 3"]]:
+        """Pictures of one size through the autoencoder and back: the best that can be drawn."""
+        decoded: list[np.ndarray] = []
+        for start in range(0, len(pictures), self.options.batch_size):
+            batch = np.stack(pictures[start : start + self.options.batch_size])
+            image = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
+            decoded.extend(to_bytes(self.autoencoder.decode(self.autoencoder.encode(image))))
+        return decoded
+
+    def with_options(self, changes: Mapping[str, Any]) -> SamplingOptions:
+        """The model's own options with some changed.
+
+        Raises:
+            ValueError: If an option is unknown or out of range.
+        """
+        try:
+            return replace(self.options, **changes)
+        except TypeError as error:
+            known = ", ".join(SamplingOptions.__dataclass_fields__)
+            raise ValueError(f"{error}; known options: {known}") from error
 
     def noise(
         self, seed: int, index: int, size: tuple[int, int] | None = None
@@ -208,13 +187,6 @@ class Pipeline:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
-
-    def _changed(self, changes: dict[str, Any]) -> SamplingOptions:
-        try:
-            return replace(self.options, **changes)
-        except TypeError as error:
-            known = ", ".join(SamplingOptions.__dataclass_fields__)
-            raise ValueError(f"{error}; known options: {known}") from error
 
     def _with_facts(
         self, picture: np.ndarray, prompt: str, index: int, options: SamplingOptions
