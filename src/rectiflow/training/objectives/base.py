@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class Objective(ABC):
         }
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Samples by global position; maps positions to its own samples through `data.order.Order`."""
 

@@ -1,0 +1,56 @@
+"""Batches of the steps to come: sample positions, their draws and their data."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from rectiflow.data.draws import Draws
+from rectiflow.training.objectives.base import Batch, BatchSource
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The microbatches of every step, functions of the step alone.
+
+    Args:
+        source: Samples by position.
+        seed: Seed of the run.
+        batch_size: Samples of a step.
+        num_microbatches: Parts of a step.
+        num_workers: Threads that prepare microbatches ahead; 0 prepares them when asked.
+    """
+
+    source: BatchSource
+    seed: int
+    batch_size: int
+    num_microbatches: int
+    num_workers: int = 0
+
+    def after(self, step: int) -> Iterator[tuple[Batch, Draws]]:
+        """Microbatches from the one that follows `step` finished steps on, without end."""
+        if self.num_workers == 0:
+            for draws in self._draws(step):
+                yield self._load(draws)
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            ahead: deque[Future[tuple[Batch, Draws]]] = deque()
+            try:
+                for draws in self._draws(step):
+                    ahead.append(pool.submit(self._load, draws))
+                    if len(ahead) > self.num_workers:
+                        yield ahead.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _draws(self, step: int) -> Iterator[Draws]:
+        while True:
+            start = step * self.batch_size
+            positions = np.arange(start, start + self.batch_size, dtype=np.int64)
+            for part in np.array_split(positions, self.num_microbatches):
+                yield Draws(self.seed, part)
+            step += 1
+
+    def _load(self, draws: Draws) -> tuple[Batch, Draws]:
+        return self.source.batch(draws.positions, draws), draws

@@ -1,0 +1,156 @@
+"""Checkpoints: safetensors and one JSON with their checksums, written atomically, verified on load.
+
+RUN/checkpoints/step-00001234/{model,ema,optimizer}.safetensors, state.json
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rectiflow.errors import DataError
+from rectiflow.runs import Run, read_json, sync
+
+_NAME = re.compile(r"step-(\d{8,})")
+_STATE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything of a run after `step` steps.
+
+    Args:
+        step: Finished steps.
+        tensors: Groups of named tensors, one file each: `model`, `ema`, `optimizer`.
+        state: The rest, JSON values.
+    """
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+
+
+def save(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint, then remove all but the newest `keep`.
+
+    It appears under its name only when every byte is on the disk; a failure at any moment leaves the earlier ones.
+    """
+    final = run.checkpoints / f"step-{checkpoint.step:08d}"
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run)
+    temporary = run.checkpoints / f".partial-{final.name}"
+    temporary.mkdir()
+    try:
+        files = {}
+        for group, tensors in checkpoint.tensors.items():
+            file = temporary / f"{group}.safetensors"
+            _write_tensors(tensors, file)
+            files[file.name] = _sha256(file)
+        state = {"step": checkpoint.step, "files": files, **checkpoint.state}
+        state["sha256"] = _digest(state)
+        (temporary / _STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n")
+        for file in (*temporary.iterdir(), temporary):
+            sync(file)
+        if final.exists():
+            _remove(final)  # the same step again, after a resume with a broken one deleted by hand
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync(run.checkpoints)
+    for old in list_checkpoints(run)[:-keep]:
+        _remove(old)
+    return final
+
+
+def list_checkpoints(run: Run) -> list[Path]:
+    """The finished checkpoints, oldest first."""
+    if not run.checkpoints.is_dir():
+        return []
+    found = [path for path in run.checkpoints.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def newest(run: Run) -> Path | None:
+    """The last finished checkpoint, None if there is none."""
+    return (list_checkpoints(run) or [None])[-1]
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises:
+        DataError: If a file is missing or its bytes are not those that were written.
+    """
+    try:
+        state = read_json(folder / _STATE)
+        if _digest(state) != state.get("sha256"):
+            raise DataError(f"{folder / _STATE} is damaged: its checksum does not match")
+        names = {Path(name).stem: name for name in state["files"]}
+        tensors = {group: load_tensors(folder, name) for group, name in names.items()}
+    except (DataError, FileNotFoundError) as error:
+        raise DataError(
+            f"checkpoint is damaged: {error}; delete {folder} to resume from the one before"
+        ) from error
+    rest = {k: v for k, v in state.items() if k not in ("step", "files", "sha256")}
+    return Checkpoint(state["step"], tensors, rest)
+
+
+def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """One verified file of a checkpoint, such as `ema.safetensors`."""
+    file = folder / name
+    expected = read_json(folder / _STATE)["files"].get(name)
+    if not file.is_file():
+        raise DataError(f"{file} is missing")
+    if _sha256(file) != expected:
+        raise DataError(f"{file} is damaged: its checksum does not match")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise DataError(f"{file} is damaged: {error}") from error
+
+
+def remove_leftovers(run: Run) -> None:
+    """Delete what a killed process left half written or half deleted."""
+    if run.checkpoints.is_dir():
+        for pattern in (".partial-*", ".old-*"):
+            for path in run.checkpoints.glob(pattern):
+                shutil.rmtree(path)
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, file)
+    except SafetensorError as error:
+        # The library wraps the operating system's error; a full disk must be told from a bug.
+        match = re.search(r"os error (\d+)", str(error))
+        if match:
+            raise OSError(int(match[1]), os.strerror(int(match[1])), str(file)) from error
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so a kill leaves no half checkpoint."""
+    doomed = folder.with_name(f".old-{folder.name}")
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(state: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in state.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,87 @@
+"""Exponential moving average of the weights, kept from the first step on.
+
+After optimizer step n (counted from 1) the average moves by 1 - d with
+d = min(decay, (1 + n) / (10 + n)): the warm-up that TensorFlow's `ExponentialMovingAverage(num_updates)` defines. It averages over
+about the last tenth of a run while that is short, so a run of a few hundred steps does not report its first weights.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, each tensor once (shared ones under their first name)."""
+    named, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            named[name] = tensor
+    return named
+
+
+class Ema:
+    """Averaged copy of a model's tensors, float32 if the weights are.
+
+    Args:
+        model: Its present weights are the start of the average.
+        decay: Limit of the decay, in [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: t.detach().clone() for name, t in named_tensors(model).items()}
+
+    def decay_at(self, step: int) -> float:
+        """Decay of the update after optimizer step `step`, counted from 1."""
+        return min(self.decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards the weights after optimizer step `step`, counted from 1."""
+        averaged, current = [], []
+        for name, tensor in named_tensors(model).items():
+            if tensor.is_floating_point():
+                averaged.append(self.tensors[name])
+                current.append(tensor.detach())
+            else:
+                self.tensors[name].copy_(tensor)
+        torch._foreach_lerp_(averaged, current, 1 - self.decay_at(step))
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with averaged weights, for as long as the context lasts; nothing is copied."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the values of a checkpoint."""
+        copy_into(self.tensors, tensors, "the averaged weights")
+
+    def _swap(self, model: nn.Module) -> None:
+        for name, tensor in named_tensors(model).items():
+            tensor.data, self.tensors[name] = self.tensors[name], tensor.data
+
+
+@torch.no_grad()
+def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], what: str) -> None:
+    """Copy tensors by name, in place, so that memory stays where torch aligned it.
+
+    Raises:
+        ValueError: If names or shapes differ; the first difference is named.
+    """
+    for name in sorted(targets.keys() ^ values.keys()):
+        where = "is missing from" if name in targets else "is unknown to the model but in"
+        raise ValueError(f"{name} {where} {what}")
+    for name, target in targets.items():
+        if target.shape != values[name].shape:
+            raise ValueError(
+                f"{name} has shape {tuple(values[name].shape)} in {what}, "
+                f"the model needs {tuple(target.shape)}"
+            )
+        target.copy_(values[name])

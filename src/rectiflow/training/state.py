@@ -1,0 +1,53 @@
+"""Everything that must survive a restart, as one object."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from rectiflow.runs import Run
+from rectiflow.training.checkpoint import Checkpoint
+from rectiflow.training.ema import Ema, copy_into, named_tensors
+from rectiflow.training.metrics import Meter
+from rectiflow.training.optim import Optimizers
+
+
+@dataclass(slots=True)
+class TrainState:
+    """What the loop carries from step to step, and what observers see.
+
+    Args:
+        run: The run's folder.
+        model: The weights.
+        ema: Their average.
+        optimizers: The running averages of the optimizers.
+        meter: Sums since the last line of metrics.
+        step: Finished steps.
+        elapsed_seconds: Time spent training in all processes so far.
+    """
+
+    run: Run
+    model: nn.Module
+    ema: Ema
+    optimizers: Optimizers
+    meter: Meter = field(default_factory=Meter)
+    step: int = 0
+    elapsed_seconds: float = 0.0
+
+    def checkpoint(self) -> Checkpoint:
+        """The state as tensors and JSON values; tensors are shared, not copied."""
+        tensors = {
+            "model": named_tensors(self.model),
+            "ema": self.ema.tensors,
+            "optimizer": self.optimizers.state(),
+        }
+        state = {"meter": self.meter.state(), "elapsed_seconds": self.elapsed_seconds}
+        return Checkpoint(self.step, tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint, in place."""
+        copy_into(named_tensors(self.model), checkpoint.tensors["model"], "the checkpoint")
+        self.ema.load(checkpoint.tensors["ema"])
+        self.optimizers.load(checkpoint.tensors["optimizer"])
+        self.meter.load(checkpoint.state["meter"])
+        self.elapsed_seconds = checkpoint.state["elapsed_seconds"]
+        self.step = checkpoint.step

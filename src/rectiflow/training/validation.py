@@ -1,0 +1,96 @@
+"""Validation losses: the same held-out samples, noise and times at every call, so curves are smooth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rectiflow.data.draws import Draws
+from rectiflow.training.objectives.base import BatchSource, Objective
+from rectiflow.training.objectives.flow import NUM_TEXT_ENCODERS, FlowObjective
+
+VALIDATION_TIMES = tuple(k / 8 for k in range(1, 9))
+"""Times of the stratified loss; its mean leaves out the last, t = 1 (arXiv:2403.03206, Section 5.3)."""
+
+
+class FlowValidation:
+    """Loss of a flow at t = k / 8, k = 1..8, on fixed samples with fixed noise and all texts.
+
+    Args:
+        objective: What is trained; its model is evaluated with whatever weights it holds.
+        source: Held-out samples, all of them used.
+        seed: Seed of noise and captions, the run's.
+        batch_size: Samples evaluated at once.
+    """
+
+    def __init__(
+        self, objective: FlowObjective, source: BatchSource, seed: int, batch_size: int = 64
+    ) -> None:
+        self._objective = objective
+        self._batches = _held_out(source, seed, batch_size)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> Mapping[str, Any]:
+        """`val_loss`, the mean over k = 1..7, and `val_loss_by_t`, all eight."""
+        device = next(model.parameters()).device
+        sums = np.zeros(len(VALIDATION_TIMES))
+        for batch, draws in self._batches:
+            batch = to_device(batch, device)
+            noise = draws.normal("noise", batch["latent"].shape[1:])
+            keep = torch.ones(len(draws), NUM_TEXT_ENCODERS, dtype=torch.bool)
+            for k, time in enumerate(VALIDATION_TIMES):
+                t = torch.full((len(draws),), time)
+                terms = self._objective.loss_at(batch, t, noise, keep)
+                sums[k] += terms.loss.double().sum().item()
+        losses = (sums / sum(len(draws) for _, draws in self._batches)).tolist()
+        return {"val_loss": sum(losses[:-1]) / len(losses[:-1]), "val_loss_by_t": losses}
+
+
+class HeldOutValidation:
+    """Mean of an objective's own terms on fixed samples with fixed draws; for models without a time.
+
+    Args:
+        objective: What is trained.
+        source: Held-out samples, all of them used.
+        seed: Seed of the draws, the run's.
+        batch_size: Samples evaluated at once.
+    """
+
+    def __init__(
+        self, objective: Objective, source: BatchSource, seed: int, batch_size: int = 64
+    ) -> None:
+        self._objective = objective
+        self._batches = _held_out(source, seed, batch_size)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> Mapping[str, Any]:
+        """`val_loss`, and each further term under `val_<name>`."""
+        device = next(model.parameters()).device
+        sums: dict[str, float] = {}
+        for batch, draws in self._batches:
+            terms = self._objective.loss(to_device(batch, device), draws)
+            for name, values in {"loss": terms.loss, **terms.extra}.items():
+                sums[name] = sums.get(name, 0.0) + values.double().sum().item()
+        count = sum(len(draws) for _, draws in self._batches)
+        return {f"val_{name}": total / count for name, total in sums.items()}
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
+    """Move whatever can be moved; a batch on the CPU stays as it is."""
+    if device.type == "cpu":
+        return batch
+    return {
+        name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()
+    }
+
+
+def _held_out(
+    source: BatchSource, seed: int, batch_size: int
+) -> Sequence[tuple[Mapping[str, Any], Draws]]:
+    # Draws are keyed by position: another seed keeps these apart from the training samples'.
+    positions = np.arange(source.num_samples, dtype=np.int64)
+    parts = np.array_split(positions, -(-source.num_samples // batch_size))
+    held_out = [Draws(seed ^ 0x56414C, part) for part in parts]  # "VAL"
+    return [(source.batch(draws.positions, draws), draws) for draws in held_out]

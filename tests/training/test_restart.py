@@ -1,0 +1,189 @@
+"""N steps are k steps, a killed process, and N - k steps: bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rectiflow.errors import DataError, DiskFullError
+from rectiflow.runs import Run, without_clock
+from rectiflow.training import checkpoint
+from rectiflow.training.objectives.base import Terms
+from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder, *assignments):
+    """A process of its own; core torch settings as in this one."""
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.tiny", str(folder), *assignments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+
+
+def finish(folder, *assignments):
+    process = start(folder, *assignments)
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert finish(folder)[0] == 0
+    return Run(folder)
+
+
+def assert_same_run(run, reference):
+    ours, theirs = (checkpoint.load(checkpoint.newest(r)) for r in (run, reference))
+    assert ours.step == theirs.step == 12
+    assert ours.tensors.keys() == {"model", "ema", "optimizer"}
+    for group, tensors in theirs.tensors.items():
+        assert ours.tensors[group].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(ours.tensors[group][name], tensor), f"{group} {name}"
+    metrics, expected = ([without_clock(row) for row in r.metrics()] for r in (run, reference))
+    assert metrics == expected
+    assert [row["step"] for row in metrics] == [2, 4, 5, 6, 8, 10, 12]
+
+
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(uninterrupted, tmp_path):
+    run = Run(tmp_path / "run")
+    code, output = finish(run.folder, "kill_at=9")
+    assert code == -signal.SIGKILL
+    assert output.split() == [str(step) for step in range(1, 10)]
+    # Killed four steps after its last checkpoint, with lines of metrics that it will write again.
+    assert checkpoint.newest(run).name == "step-00000005"
+    assert run.metrics()[-1]["step"] == 8
+    assert run.result() is None
+    code, output = finish(run.folder)
+    assert code == 0
+    assert output.split()[:2] == ["6", "7"]
+    assert_same_run(run, uninterrupted)
+    assert run.result()["status"] == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_stops_with_a_checkpoint_and_says_so(uninterrupted, tmp_path, number):
+    run = Run(tmp_path / "run")
+    process = start(run.folder, "pause=0.3")
+    while process.stdout.readline().strip() != "7":
+        pass
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+    assert f"interrupted stopped by {name}: checkpoint of step" in output
+    step = checkpoint.load(checkpoint.newest(run)).step
+    assert step in (7, 8)  # off the cadence of checkpoints and of lines alike
+    assert finish(run.folder)[0] == 0
+    assert_same_run(run, uninterrupted)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, tmp_path):
+    run = Run(tmp_path / "run")
+    finish(run.folder, "kill_at=3")
+    assert run.metrics()[-1]["step"] == 2
+    assert finish(run.folder)[0] == 0
+    assert_same_run(run, uninterrupted)
+
+
+def test_cadence_and_workers_do_not_enter_the_weights(uninterrupted, tmp_path):
+    run = Run(tmp_path / "run")
+    finish(run.folder, "kill_at=5", "checkpoint_every_steps=2", "num_workers=2")
+    finish(run.folder, "checkpoint_every_steps=1", "log_every_steps=3", "validate_every_steps=0")
+    ours, theirs = (checkpoint.load(checkpoint.newest(r)) for r in (run, uninterrupted))
+    for group, tensors in theirs.tensors.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(ours.tensors[group][name], tensor), f"{group} {name}"
+    assert len(checkpoint.list_checkpoints(run)) == 2  # training.keep_checkpoints
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted):
+    before = uninterrupted.metrics_path.read_bytes()
+    code, output = finish(uninterrupted.folder)
+    assert code == 0
+    assert output.startswith("finished")
+    assert uninterrupted.metrics_path.read_bytes() == before
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_serves(tmp_path):
+    tiny_train(tmp_path, tiny_settings(num_steps=10))
+    newest = checkpoint.newest(Run(tmp_path))
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        content = (newest / name).read_bytes()
+        for position in (len(content) // 2, len(content) - 20):
+            damaged = bytearray(content)
+            damaged[position] ^= 1
+            (newest / name).write_bytes(damaged)
+            with pytest.raises(DataError, match=f"{name}.*delete {newest} to resume"):
+                checkpoint.load(newest)
+        (newest / name).unlink()
+        with pytest.raises(DataError, match=name):
+            checkpoint.load(newest)
+        (newest / name).write_bytes(content)
+    assert checkpoint.load(newest).step == 10
+    assert [path.name[-2:] for path in checkpoint.list_checkpoints(Run(tmp_path))] == ["05", "10"]
+
+
+def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path):
+    run = Run(tmp_path)
+    tiny_train(tmp_path, tiny_settings(num_steps=5))
+    (run.checkpoints / ".partial-step-00000009").mkdir()
+    (run.checkpoints / ".old-step-00000001").mkdir()
+    assert checkpoint.newest(run).name == "step-00000005"
+    checkpoint.remove_leftovers(run)
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints_and_one_line(tmp_path, monkeypatch):
+    def write_a_part(tensors, file):
+        if "step-00000005" not in str(file):
+            file.write_bytes(b"part")
+            raise OSError(28, "No space left on device")
+        original(tensors, file)
+
+    original = checkpoint._write_tensors
+    monkeypatch.setattr(checkpoint, "_write_tensors", write_a_part)
+    with pytest.raises(DiskFullError, match=r"is full; .*step-00000005, is intact") as caught:
+        tiny_train(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in Run(tmp_path).checkpoints.iterdir()] == ["step-00000005"]
+    monkeypatch.setattr(checkpoint, "_write_tensors", original)
+    assert tiny_train(tmp_path).status == "finished"
+
+
+def test_a_full_disk_inside_the_tensor_library_is_recognised(tmp_path, monkeypatch):
+    def fail(tensors, file):
+        raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(DiskFullError, match="none was written before"):
+        tiny_train(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_times_and_ids(tmp_path):
+    objective = tiny_objective()
+    original = objective.loss
+
+    def loss(batch, draws):
+        terms = original(batch, draws)
+        broken = torch.tensor(["sample 3" == name for name in batch["ids"]])
+        return Terms(torch.where(broken, torch.nan, terms.loss), terms.t)
+
+    objective.loss = loss
+    source = TinySource()
+    position = [int(source.order.indices(torch.arange(24).numpy())[p]) for p in range(24)].index(3)
+    with pytest.raises(RuntimeError, match="not finite") as caught:
+        tiny_train(tmp_path, tiny_settings(num_microbatches=1), objective)
+    message = str(caught.value)
+    assert f"the loss is not finite at step {position // 8 + 1};" in message
+    assert message.endswith("1 samples: sample 3")
+    bins = message.partition("per tenth of t: ")[2].partition(";")[0].split()
+    assert len(bins) == 10
+    assert bins.count("nan") == 1
