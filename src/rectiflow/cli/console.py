@@ -66,6 +66,7 @@ class Progress:
         self._stage = ""
         self._bar: Any = None
         self._task: Any = None
+        self._first = 0
         self._started = self._printed = 0.0
 
     def __enter__(self) -> "Progress":
@@ -75,18 +76,20 @@ class Progress:
         self._close()
 
     def __call__(
-        self, stage: str, done: int, total: int, facts: Mapping[str, float] | None = None
+        self, stage: str, done: int, total: int | None, facts: Mapping[str, Any] | None = None
     ) -> None:
+        """Tell how far `stage` is; `total` is None while it is not known."""
         if stage != self._stage:
             self._close()
             self._open(stage, done, total)
-        text = "  ".join(f"{name} {value:.4g}" for name, value in (facts or {}).items())
+        numbers = {k: v for k, v in (facts or {}).items() if isinstance(v, int | float)}
+        text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, facts=text)
         else:
             self._print_line(done, total, text)
 
-    def _open(self, stage: str, done: int, total: int) -> None:
+    def _open(self, stage: str, done: int, total: int | None) -> None:
         self._stage, self._first = stage, done
         self._started, self._printed = time.monotonic(), float("-inf")
         if not sys.stderr.isatty():
@@ -113,15 +116,16 @@ class Progress:
         self._task = self._bar.add_task(stage, total=total, completed=done, facts="")
         self._bar.start()
 
-    def _print_line(self, done: int, total: int, text: str) -> None:
+    def _print_line(self, done: int, total: int | None, text: str) -> None:
         now = time.monotonic()
-        if now - self._printed < PLAIN_LINE_SECONDS and done < total:
+        if now - self._printed < PLAIN_LINE_SECONDS and done != total:
             return
         self._printed = now
-        elapsed = now - self._started
-        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        left = f"  {rate:.3g}/s  {(total - done) / rate:.0f} s left" if rate > 0 else ""
-        note(f"{self._stage} {done}/{total}{left}  {text}")
+        rate = (done - self._first) / max(now - self._started, 1e-9)
+        pace = f"  {rate:.3g}/s" if rate > 0 else ""
+        if pace and total is not None:
+            pace += f"  {(total - done) / rate:.0f} s left"
+        note(f"{self._stage} {done}/{'?' if total is None else total}{pace}  {text}")
 
     def _close(self) -> None:
         if self._bar is not None:

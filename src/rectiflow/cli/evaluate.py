@@ -61,10 +61,10 @@ def evaluate(
         from rectiflow.sampling.options import SamplingOptions
         from rectiflow.sampling.sources import resolve_source
 
-        model = resolve_source(run=run, bundle=bundle).folder
         given = {"num_steps": steps, "guidance_scale": guidance}
         options = {name: value for name, value in given.items() if value is not None}
-        SamplingOptions(**options)  # a mistake is told before the model is loaded
+        SamplingOptions(**options)  # a mistake is told before the model is looked for
+        model = resolve_source(run=run, bundle=bundle).folder
         chosen = _prompts(prompts, prompts_per_task)
         place = {"device": device or best_device(), "precision": precision}
         facts = {"model": model, "seed": seed, "num_prompts": len(chosen), **place}

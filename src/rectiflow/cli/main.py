@@ -13,6 +13,7 @@ import typer
 
 from rectiflow.cli import bench, bundle, data, evaluate, model, quickstart, sample, train
 from rectiflow.cli.console import note, show_warnings_as_notes
+from rectiflow.errors import DiskFullError, NonFiniteError
 
 app = typer.Typer(
     name="rectiflow",
@@ -36,12 +37,13 @@ CALLERS_MISTAKES = (
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from rectiflow import __version__
 
         print(__version__)
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -60,11 +62,13 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and give the exit code; unexpected errors propagate (exit 1)."""
+    """Run one command line and give the exit code; unexpected errors propagate, hence exit 1."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_warnings_as_notes()
     try:
-        return app(arguments, prog_name="rectiflow", standalone_mode=False) or 0
+        code = app(arguments, prog_name="rectiflow", standalone_mode=False) or 0
+        sys.stdout.flush()  # here, where a reader that went away can be dealt with
+        return code
     except typer.TyperException as error:
         note(f"rectiflow: {error.format_message()} (see rectiflow --help)")
         return error.exit_code
@@ -75,22 +79,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         message = mistake(error)
-        if message is None or "--debug" in arguments:
+        if "--debug" in arguments or (message is None and not isinstance(error, NonFiniteError)):
             raise
-        note(f"rectiflow: {message}")
-        return 2
+        note(f"rectiflow: {message or error}")
+        return 1 if message is None else 2
 
 
 def mistake(error: BaseException) -> str | None:
     """Tell what the caller must mend, or None if `error` is a failure of the program."""
+    if isinstance(error, DiskFullError):
+        return str(error)
     if is_disk_full(error):
         where = getattr(error, "filename", None)
         at = f" while writing {where}" if where else ""
         return f"the disk is full{at}; free some space and give the same command again"
     if isinstance(error, OSError) and isinstance(error, CALLERS_MISTAKES):
-        if error.filename is None:
-            return str(error)
-        return f"{error.strerror}: {error.filename}"
+        return str(error) if error.filename is None else f"{error.strerror}: {error.filename}"
     if isinstance(error, CALLERS_MISTAKES):
         return str(error)
     return None

@@ -21,9 +21,12 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Print a model's shape, parameters, FLOPs per picture and files."""
-    from rectiflow.sampling.load import describe, find_source
+    from rectiflow.sampling.sources import find_source
 
-    facts = describe(find_source(model))
+    source = find_source(model)
+    from rectiflow.sampling.describe import describe
+
+    facts = describe(source)
     if as_json:
         say_json(facts)
         return

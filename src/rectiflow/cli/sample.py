@@ -72,7 +72,6 @@ def sample(
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise ValueError("sample needs a prompt, or --prompts FILE with one per line")
-    source = resolve_source(run=run, bundle=bundle)
     given = {
         "num_images_per_prompt": num,
         "seed": seed,
@@ -85,7 +84,8 @@ def sample(
         "without": tuple(without or ()),
     }
     options = {name: value for name, value in given.items() if value is not None}
-    SamplingOptions(**options)  # a mistake is told before the model is loaded
+    SamplingOptions(**options)  # a mistake is told before the model is looked for
+    source = resolve_source(run=run, bundle=bundle)
     folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
     device = device or best_device()
     if dry_run:

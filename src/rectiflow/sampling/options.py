@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from rectiflow.flow.solvers import SOLVERS
 
+TEXT_ENCODERS = ("clip_l", "clip_g", "t5")
+"""What `without` may name, in the order of SD3 (arXiv:2403.03206, Sec. 4)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
@@ -19,7 +22,7 @@ class SamplingOptions:
         size: (width, height) in pixels; None is the size the model was trained at.
         solver: A name in `rectiflow.flow.solvers.SOLVERS`.
         shift: Moves the time grid towards noise; 1 is the uniform grid.
-        without: Text encoders to leave out: "clip_l", "clip_g", "t5".
+        without: Text encoders to leave out, names in `TEXT_ENCODERS`.
         batch_size: Pictures drawn at once.
 
     Raises:
@@ -47,3 +50,6 @@ class SamplingOptions:
             raise ValueError(f"shift must be > 0, got {self.shift}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
+        unknown = [name for name in self.without if name not in TEXT_ENCODERS]
+        if unknown:
+            raise ValueError(f"without must name some of {TEXT_ENCODERS}, got {unknown[0]!r}")
