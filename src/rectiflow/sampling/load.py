@@ -45,7 +45,7 @@ def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "aut
 def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline:
     verify(folder)
     network = network_from(folder / "mmdit" / "config.json", folder / "mmdit" / "model.safetensors")
-    encoders = load_encoders({"source": str(folder)})
+    encoders = Autoencoder.load(folder / "vae"), TextEncoders.load(folder)
     return _pipeline(network, encoders, folder / "config.json", device, precision)
 
 
