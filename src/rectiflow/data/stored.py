@@ -35,7 +35,7 @@ class StoreSource:
         store: Store,
         *,
         seed: int,
-        states: Callable[..., Any] = dict,
+        states: Callable[..., Any],
         synthetic_fraction: float = 0.5,
         rows: np.ndarray | None = None,
         shuffle: bool = True,

@@ -1,6 +1,7 @@
 """The two kinds of training data, scenes and own folders, with rows held out for validation."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +95,14 @@ def split_rows(store: Store, num_validation: int) -> tuple[np.ndarray, np.ndarra
 
     At most `MAX_VALIDATION_SHARE` is held out. A store of one row is validated on that row.
     """
-    num = len(store)
+    return split_ids(store.ids(range(len(store))), num_validation)
+
+
+def split_ids(ids: Sequence[str], num_validation: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `split_rows`, for rows given by their ids."""
+    num = len(ids)
     held_out = max(1, min(num_validation, int(num * MAX_VALIDATION_SHARE)))
-    keys = [hashlib.sha256(id.encode()).digest() for id in store.ids(range(num))]
+    keys = [hashlib.sha256(id.encode()).digest() for id in ids]
     ranked = np.asarray(sorted(range(num), key=keys.__getitem__), dtype=np.int64)
     training = ranked[held_out:] if num > 1 else ranked
     return np.sort(training), np.sort(ranked[:held_out])

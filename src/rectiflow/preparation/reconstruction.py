@@ -1,7 +1,7 @@
 """How well an autoencoder keeps the pictures that a model is about to be trained on."""
 
 import math
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ WARNING_DB: Final = 24.0
 """Below this the latents have lost what a model should learn; shapes are visibly smeared."""
 
 
+@runtime_checkable
 class RoundTrip(Protocol):
     """What is needed of the autoencoder."""
 

@@ -139,8 +139,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 f"the disk of {folder.parent} is full; what was encoded so far waits in "
                 f"{partial_folder(folder)}: make room and repeat, or remove it"
             ) from error
-        with suppress(OSError):
-            lock.unlink()
+        finally:
+            with suppress(OSError):
+                lock.unlink()
 
 
 def _lock(held: Any, folder: Path) -> None:
