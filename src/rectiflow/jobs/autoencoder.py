@@ -1,0 +1,44 @@
+"""Recipes of kind `autoencoder`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rectiflow.data.draws import Draws
+from rectiflow.data.picture_source import PictureSource
+from rectiflow.encoders.autoencoder import Autoencoder, measure_latent_statistics
+from rectiflow.jobs.job import Job, Progress
+from rectiflow.jobs.records import picture_sources
+from rectiflow.runs import Run
+from rectiflow.training.loop import Hooks
+from rectiflow.training.objectives.autoencoder import AutoencoderObjective
+from rectiflow.training.recipe import AutoencoderRecipe
+from rectiflow.training.validation import HeldOutValidation
+
+STATISTICS_PICTURES = 2048  # latents of so many pictures give shift and scale
+_CHUNK = 64
+
+
+def autoencoder_job(recipe: AutoencoderRecipe, run: Run, progress: Progress) -> Job:
+    """An autoencoder on pictures; its export is RUN/export/vae, normalised."""
+    training, held_out = picture_sources(recipe.data, recipe.seed)
+    model = Autoencoder.new(recipe.model, seed=recipe.seed)
+    objective = AutoencoderObjective(model, recipe.objective)
+    validate = HeldOutValidation(objective, held_out, recipe.seed)
+
+    def finish(run: Run) -> Mapping[str, Any]:
+        mean, std = measure_latent_statistics(model, _images(training, STATISTICS_PICTURES))
+        model.normalise_latents(mean, std)
+        model.save(run.export / "vae")
+        return {"shift_factor": mean, "scaling_factor": 1 / std}
+
+    return Job(objective=objective, source=training, hooks=Hooks(validate=validate), finish=finish)
+
+
+def _images(source: PictureSource, num: int) -> Iterator[Tensor]:
+    """The first `num` pictures of a source, in its order, in chunks."""
+    positions = np.arange(min(num, source.num_samples), dtype=np.int64)
+    for part in np.array_split(positions, -(-len(positions) // _CHUNK)):
+        yield source.batch(part, Draws(0, part))["image"]

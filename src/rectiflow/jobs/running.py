@@ -1,0 +1,108 @@
+"""Train a recipe: make it ready, run the loop, export the result."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rectiflow.jobs.job import Job, Progress
+from rectiflow.runs import Run, write_json
+from rectiflow.training import checkpoint
+from rectiflow.training.ema import copy_into, named_tensors
+from rectiflow.training.loop import Result, train
+from rectiflow.training.recipe import Recipe, load_recipe
+from rectiflow.training.resume import claim
+
+
+def run_training(
+    recipe_name: str,
+    assignments: Sequence[str],
+    folder: Path,
+    dry_run: bool,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Train what a recipe describes, or go on where its run stopped.
+
+    Args:
+        recipe_name: A packaged recipe by name, or a path to a TOML file.
+        assignments: Changes of settings, each "section.field=value".
+        folder: Folder of the run.
+        dry_run: Whether to return the resolved recipe and its cost instead.
+        progress: Told how far the work is.
+
+    Returns:
+        How it ended, for a person or a machine; or the plan.
+
+    Raises:
+        ValueError: If the recipe, a setting, or the folder is wrong.
+        DataError: If a file it needs is damaged.
+    """
+    recipe = load_recipe(recipe_name, assignments)
+    if dry_run:
+        from rectiflow.jobs.plan import plan
+
+        return plan(recipe, folder)
+    run = Run(folder)
+    claim(run, recipe)
+    job = _job(recipe, run, progress)
+    result = _train(job, recipe, run, progress)
+    if result.status == "finished":
+        _finish(job, run)
+    return _summary(result, run)
+
+
+def _job(recipe: Recipe, run: Run, progress: Progress) -> Job:
+    """The job of a recipe's kind; each imports only the libraries that it needs."""
+    if recipe.kind == "autoencoder":
+        from rectiflow.jobs.autoencoder import autoencoder_job
+
+        return autoencoder_job(recipe, run, progress)
+    if recipe.kind == "encoders":
+        from rectiflow.jobs.encoders import encoders_job
+
+        return encoders_job(recipe, run, progress)
+    from rectiflow.jobs.flow import flow_job
+
+    return flow_job(recipe, run, progress)
+
+
+def _train(job: Job, recipe: Recipe, run: Run, progress: Progress) -> Result:
+    def on_step(step: int, num_steps: int | None, metrics: Mapping[str, Any]) -> None:
+        shown = ("loss", "val_loss_ema", "samples_per_second")
+        progress("training", step, num_steps, {k: metrics[k] for k in shown if k in metrics})
+
+    hooks = dataclasses.replace(job.hooks, on_progress=on_step)
+    return train(
+        job.objective,
+        job.source,
+        recipe.training,
+        run,
+        seed=recipe.seed,
+        hooks=hooks,
+        facts=job.facts,
+    )
+
+
+def _finish(job: Job, run: Run) -> None:
+    """Export the averaged weights once; a run that was exported before is left alone."""
+    result = run.result() or {}
+    if "export" in result:
+        return
+    newest = checkpoint.newest(run)
+    assert newest is not None  # a finished run has a checkpoint
+    averaged = checkpoint.load(newest).tensors["ema"]
+    copy_into(named_tensors(job.objective.model), averaged, "the averaged weights")
+    job.objective.model.eval()
+    write_json(run.result_path, {**result, "export": dict(job.finish(run))})
+
+
+def _summary(result: Result, run: Run) -> Mapping[str, Any]:
+    written = run.result() or {}
+    return {
+        "status": result.status,
+        "message": result.message,
+        "step": result.step,
+        "num_steps": result.num_steps,
+        **{k: v for k, v in result.metrics.items() if isinstance(v, int | float)},
+        **{k: v for k, v in written.get("export", {}).items() if isinstance(v, int | float)},
+    }
