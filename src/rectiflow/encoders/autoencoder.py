@@ -5,7 +5,6 @@ pictures (arXiv 2403.03206, B.2; diffusers' `shift_factor` and `scaling_factor`)
 is the only one the rest of the package sees.
 """
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rectiflow.encoders.folders import content_hash, load_pretrained
+from rectiflow.encoders.folders import content_hash, load_pretrained, model_facts, save_pretrained
 from rectiflow.encoders.settings import AutoencoderModel
 
 Image = Float[Tensor, "batch 3 height width"]
@@ -92,10 +91,7 @@ class Autoencoder(nn.Module):
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that `AutoencoderKL.from_pretrained` loads, its weights in `dtype`."""
-        network = self.network
-        if dtype != torch.float32:
-            network = copy.deepcopy(network).to(dtype)
-        network.save_pretrained(str(folder), safe_serialization=True)
+        save_pretrained(self.network, Path(folder), dtype)
 
     @property
     def factor(self) -> int:
@@ -118,7 +114,7 @@ class Autoencoder(nn.Module):
 
     def identity(self) -> str:
         """SHA-256 over configuration and weights; the same before and after a save in float32."""
-        return content_hash(dict(self.network.config), self.network.state_dict())
+        return content_hash(model_facts(self.network.config), self.network.state_dict())
 
     def normalise_latents(self, mean: float, std: float) -> None:
         """Set shift and scale so that latents of this mean and std become 0 and 1."""
