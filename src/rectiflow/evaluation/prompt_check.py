@@ -11,7 +11,7 @@ from rectiflow.evaluation.geneval import Metadata
 from rectiflow.evaluation.layout import read_lines
 
 MOST_OBJECTS: Final = 9  # cells of a scene's grid
-WORD_LENGTHS: Final = range(2, 6)
+WORD_LENGTHS: Final = range(3, 6)
 
 
 def read_prompts(file: Path) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def checked(prompt: Metadata, number: int) -> dict[str, Any]:
     _check_room(where, include)
     text = prompt.get("text")
     if text is not None and (len(text) not in WORD_LENGTHS or set(text) - set(GLYPHS)):
-        raise ValueError(f"{where}: text must be 2 to 5 capital letters A-Z, got {text!r}")
+        raise ValueError(f"{where}: text must be 3 to 5 capital letters A-Z, got {text!r}")
     complete = {**prompt, "include": include, **({"exclude": exclude} if exclude else {})}
     complete.setdefault("scene_seed", _hash(f"{number}/{prompt['prompt']}"))
     return complete

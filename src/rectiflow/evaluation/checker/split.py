@@ -23,7 +23,11 @@ from rectiflow.evaluation.checker.thresholds import Thresholds
 WORKING_SIDE_PX: Final = 64  # larger pictures are reduced to about this before fitting
 RADII: Final = (0.085, 0.098, 0.112, 0.127, 0.142, 0.158)  # of the side
 MOST: Final = 5
-EDGE_GAIN: Final = 2.5  # makes edges steep about half coverage, where blur leaves them in place
+ROUNDS: Final = 2  # of fitting every shape again with the others held
+WELL_EXPLAINED: Final = 0.12  # part left over that is only the edges
+SAVING: Final = 0.75  # of what is left over; a shape more must save at least the rest
+GIVE_UP: Final = 0.9  # of what is left over; a shape that saves less ends the search
+BLURS: Final = (0.006, 0.02)  # Gaussian sigma in parts of the side; the sharp one is tried first
 WINDOW_STEP_PX: Final = 12  # windows come in few sizes, so that stamps are made once each
 
 Mask = NDArray[np.float32]
@@ -48,11 +52,13 @@ class Stamps:
         kinds: Shape and radius in pixels, of every stamp.
         masks: Their soft masks.
         spectra: Conjugate transforms of the masks moved to the origin.
+        square_spectra: The same of the masks' squares.
     """
 
     kinds: tuple[tuple[str, float], ...]
     masks: Float[np.ndarray, "stamps n n"]
     spectra: Complex[np.ndarray, "stamps n half"]
+    square_spectra: Complex[np.ndarray, "stamps n half"]
 
 
 def split(piece: Piece, side: int, thresholds: Thresholds) -> tuple[list[Part], float]:
@@ -62,60 +68,87 @@ def split(piece: Piece, side: int, thresholds: Thresholds) -> tuple[list[Part], 
         At least two shapes, or none if one explains the piece or several do not.
     """
     factor = max(1, side // WORKING_SIDE_PX)
-    stamps_side = side / factor
-    small = _reduced(piece.coverage, factor)
-    pad = math.ceil(max(RADII) * stamps_side) + 1
+    working_side = side / factor
+    small = _reduced(np.minimum(piece.coverage, 1), factor)
+    pad = math.ceil(max(RADII) * working_side) + 1
     num = WINDOW_STEP_PX * math.ceil((max(small.shape) + 2 * pad) / WINDOW_STEP_PX)
     target = np.zeros((num, num), np.float32)
-    target[pad : pad + small.shape[0], pad : pad + small.shape[1]] = _steep(small)
-    stamps = _stamps(num, stamps_side)
-    places, residual = _explain(target, stamps, thresholds)
-    parts = []
-    for stamp, row, column in places:
-        shape, radius = stamps.kinds[stamp]
-        x = piece.left + (column + 0.5 - pad) * factor
-        y = piece.top + (row + 0.5 - pad) * factor
-        parts.append(Part(shape, x, y, radius * factor))
-    return parts, residual
+    target[pad : pad + small.shape[0], pad : pad + small.shape[1]] = small
+    best: tuple[list[Part], float] = ([], 1.0)
+    for blur in BLURS:
+        stamps = _stamps(num, working_side, blur)
+        places, residual = _explain(target, stamps, thresholds)
+        if places and residual < best[1]:
+            best = [_part(place, stamps, piece, pad, factor) for place in places], residual
+        if residual < WELL_EXPLAINED:
+            break
+    return best
+
+
+def _part(place: Place, stamps: Stamps, piece: Piece, pad: int, factor: int) -> Part:
+    stamp, row, column = place
+    shape, radius = stamps.kinds[stamp]
+    x = piece.left + (column + 0.5 - pad) * factor
+    y = piece.top + (row + 0.5 - pad) * factor
+    return Part(shape, x, y, radius * factor)
 
 
 def _explain(target: Mask, stamps: Stamps, thresholds: Thresholds) -> tuple[list[Place], float]:
+    """The smallest number of shapes that explains a mask; none if that is one or too many."""
     area = float(target.sum())
     places: list[Place] = []
-    before = 1.0
-    for num in range(1, MOST + 1):
-        best, gain = _best(target, _union(places, stamps), stamps)
-        if gain < thresholds.split_least * float(stamps.masks[best[0]].sum()):
-            return [], before
-        places.append(best)
-        for held in range(num if num > 1 else 0):
-            others = places[:held] + places[held + 1 :]
-            places[held], _ = _best(target, _union(others, stamps), stamps)
-        residual = float(np.abs(_union(places, stamps) - target).sum()) / area
-        if residual <= thresholds.split_residual:
-            is_several = num > 1 and _are_apart(places, stamps, thresholds.split_apart)
-            return (places if is_several else []), residual
-        before = residual
-    return [], before
+    accepted: list[Place] = []
+    residual = 1.0
+    for _ in range(MOST):
+        places = _fit(places, target, stamps)
+        left_over = _left_over(target - _union(places, stamps)) / area
+        if accepted and left_over > SAVING * residual:
+            break  # what is left is not shaped like a shape
+        is_good = left_over <= thresholds.split_residual
+        if is_good and _are_apart(places, stamps, thresholds.split_overlap):
+            accepted = list(places)
+        elif accepted or left_over > GIVE_UP * residual:
+            break
+        residual = left_over
+        if residual < WELL_EXPLAINED:
+            break
+    return (accepted if len(accepted) > 1 else []), residual
 
 
-def _are_apart(places: list[Place], stamps: Stamps, least: float) -> bool:
-    """Whether no two shapes lie over each other, as those that emulate one odd shape do."""
-    for (a, y1, x1), (b, y2, x2) in itertools.combinations(places, 2):
-        reach = stamps.kinds[a][1] + stamps.kinds[b][1]
-        if math.hypot(y1 - y2, x1 - x2) < least * reach:
-            return False
-    return True
+def _fit(found: list[Place], target: Mask, stamps: Stamps) -> list[Place]:
+    """One shape more, and all of them placed again."""
+    places = [*found, _best(target, _union(found, stamps), stamps)]
+    for held in list(range(len(places))) * ROUNDS if found else ():
+        others = places[:held] + places[held + 1 :]
+        places[held] = _best(target, _union(others, stamps), stamps)
+    return places
 
 
-def _best(target: Mask, taken: Mask, stamps: Stamps) -> tuple[Place, float]:
-    """The stamp and place that add most agreement, in pixels, to what is already taken."""
-    agreement = (2 * target - 1) * (1 - taken)
-    spectrum = fft.rfft2(agreement)
-    gains = fft.irfft2(spectrum * stamps.spectra, s=target.shape)
+def _best(target: Mask, taken: Mask, stamps: Stamps) -> Place:
+    """The stamp and place that lessen the squared error most; what is taken costs nothing.
+
+    With rest r = target - taken, a stamp m lessens it by sum(2 m r - m^2) where nothing is taken,
+    and by nothing where all is: the second term is weighted by what is not taken.
+    """
+    rest, free = fft.rfft2(np.stack([2 * (target - taken), taken - 1]))
+    spectrum = rest * stamps.spectra + free * stamps.square_spectra
+    gains = np.asarray(fft.irfft2(spectrum, s=target.shape))
     stamp, row, column = np.unravel_index(int(gains.argmax()), gains.shape)
-    place = (int(stamp), int(row), int(column))
-    return place, float(gains[place])
+    return int(stamp), int(row), int(column)
+
+
+def _left_over(difference: Mask) -> float:
+    """Pixels that disagree. Errors of half a pixel, which places and radii have, cancel."""
+    return float(np.abs(ndimage.uniform_filter(difference, 3)).sum())
+
+
+def _are_apart(places: list[Place], stamps: Stamps, most: float) -> bool:
+    """Whether no two shapes lie over each other, as those that emulate one odd shape do."""
+    masks = [_union([place], stamps) for place in places]
+    return all(
+        float((a * b).sum()) <= most * min(float(a.sum()), float(b.sum()))
+        for a, b in itertools.combinations(masks, 2)
+    )
 
 
 def _union(places: list[Place], stamps: Stamps) -> Mask:
@@ -125,11 +158,6 @@ def _union(places: list[Place], stamps: Stamps) -> Mask:
         moved = np.roll(stamps.masks[stamp], (row - middle, column - middle), (0, 1))
         np.maximum(total, moved, out=total)
     return total
-
-
-def _steep(coverage: Mask) -> Mask:
-    top = np.percentile(coverage[coverage > 0.3 * coverage.max()], 75)
-    return np.clip((coverage / top - 0.5) * EDGE_GAIN + 0.5, 0, 1).astype(np.float32)
 
 
 def _reduced(coverage: Mask, factor: int) -> Mask:
@@ -142,12 +170,12 @@ def _reduced(coverage: Mask, factor: int) -> Mask:
     return padded.reshape(height, factor, width, factor).mean((1, 3))
 
 
-@lru_cache(maxsize=16)
-def _stamps(num: int, side: float) -> Stamps:
+@lru_cache(maxsize=32)
+def _stamps(num: int, side: float, blur: float) -> Stamps:
     kinds = tuple((shape, radius * side) for shape in SHAPES for radius in RADII)
     middle = (num // 2 + 0.5, num // 2 + 0.5)
     drawn = [shape_coverage(shape, radius, middle, (num, num)) for shape, radius in kinds]
-    # As a picture does: pixels of width one, then a little smoothing.
-    masks = np.stack([_steep(ndimage.gaussian_filter(mask, 0.4)) for mask in drawn])
+    masks = np.stack([ndimage.gaussian_filter(mask, blur * side) for mask in drawn])
     origin = np.roll(masks, (-(num // 2), -(num // 2)), (1, 2))
-    return Stamps(kinds, masks, np.conj(fft.rfft2(origin)))
+    spectra, squares = (np.conj(np.asarray(fft.rfft2(of))) for of in (origin, origin**2))
+    return Stamps(kinds, masks, spectra, squares)

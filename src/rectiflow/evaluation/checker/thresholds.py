@@ -41,7 +41,7 @@ class Thresholds:
         split_extent: Least width or height of a piece that may be several shapes.
         split_residual: Greatest part of a piece that its several shapes may fail to explain.
         split_least: Least part of a shape's area that it must add to what is explained already.
-        split_apart: Least distance of two such shapes, in parts of their radii's sum.
+        split_overlap: Greatest part of such a shape that another may cover.
         word_match: Least correlation of a redrawn word.
         letter_match: Least correlation of its worst letter.
         word_lead: Least lead of a word's correlation over its letters' as shapes.
@@ -69,9 +69,9 @@ class Thresholds:
     min_margin: float = 0.001
     single_match: float = 0.94
     split_extent: float = 0.26
-    split_residual: float = 0.2
+    split_residual: float = 0.27
     split_least: float = 0.4
-    split_apart: float = 0.6
+    split_overlap: float = 0.3
     word_match: float = 0.72
     letter_match: float = 0.5
     word_lead: float = -0.03
