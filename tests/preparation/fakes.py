@@ -1,6 +1,7 @@
 """Encoders and records whose results are known in closed form."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -46,6 +47,14 @@ class FakeAutoencoder:
         return hashlib.sha256(self.name.encode()).hexdigest()
 
 
+class Cut(UserWarning):
+    """As the text encoders warn of prompts that they cut."""
+
+    def __init__(self, num_prompts: int) -> None:
+        super().__init__("prompt too long")
+        self.num_prompts = num_prompts
+
+
 @dataclass
 class FakeTexts:
     """States are normals keyed by the caption; remembers what it was asked."""
@@ -55,6 +64,9 @@ class FakeTexts:
 
     def encode(self, prompts: list[str]) -> SimpleNamespace:
         self.calls.append(prompts)
+        num_long = sum("very" in prompt for prompt in prompts)
+        if num_long:
+            warnings.warn(Cut(num_long), stacklevel=2)
         scale = [1e9 if "overflow" in prompt else 1.0 for prompt in prompts]
         return SimpleNamespace(
             **{

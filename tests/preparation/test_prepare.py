@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 
 import numpy as np
@@ -273,6 +275,28 @@ def test_text_states_that_overflow_half_precision_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="made clip_l not finite in fp16 for 'an overflow'"):
         prepare_store(Loud(9), fake_encoders(), tmp_path / "store", BATCHING)
+
+
+def test_captions_that_were_cut_are_counted_and_other_warnings_passed_on(tmp_path):
+    class Long(FakeRecords):
+        def record(self, index):
+            record = super().record(index)
+            record.captions["alt"] = f"a very long caption {index % 6}"
+            return record
+
+    encoders = fake_encoders()
+    store = prepare_store(Long(20), encoders, tmp_path / "store", BATCHING)
+    assert store.manifest.num_cut == 6
+    assert summary(store).endswith("; 6 captions cut to what the text encoders hold")
+
+    class Loud(type(encoders.text)):
+        def encode(self, prompts):
+            warnings.warn("something else", stacklevel=2)
+            return super().encode(prompts)
+
+    loud = dataclasses.replace(encoders, text=Loud())
+    with pytest.warns(UserWarning, match="something else"):
+        prepare_store(Long(20), loud, tmp_path / "other", BATCHING)
 
 
 def test_shards_are_shorter_where_records_are_large(tmp_path):

@@ -62,6 +62,7 @@ class ShardEntry:
         num_records: Rows of `samples`; fewer than last - first where some were quarantined.
         num_texts: Rows of `texts`.
         num_enlarged: Pictures that were smaller than the stored size.
+        num_cut: Texts that were longer than a text encoder holds.
     """
 
     first: int
@@ -69,6 +70,7 @@ class ShardEntry:
     num_records: int
     num_texts: int
     num_enlarged: int
+    num_cut: int
     samples: FileEntry
     texts: FileEntry
 
@@ -104,6 +106,10 @@ class Manifest:
     @property
     def num_enlarged(self) -> int:
         return sum(shard.num_enlarged for shard in self.shards)
+
+    @property
+    def num_cut(self) -> int:
+        return sum(shard.num_cut for shard in self.shards)
 
     @property
     def num_quarantined(self) -> int:

@@ -50,7 +50,15 @@ TOKENIZER_FOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
 
 class TruncationWarning(UserWarning):
-    """A prompt had more tokens than a text encoder holds; the message says how many were cut."""
+    """A prompt had more tokens than a text encoder holds; the message says how many were cut.
+
+    Attributes:
+        num_prompts: How many prompts of the batch that happened to.
+    """
+
+    def __init__(self, message: str, num_prompts: int = 1) -> None:
+        super().__init__(message)
+        self.num_prompts = num_prompts
 
 
 class TextEncoders(nn.Module):
@@ -212,11 +220,8 @@ class TextEncoders(nn.Module):
                 f"{name} {number}" for name, number in zip(ENCODERS, lost, strict=True) if number
             )
             more = f" (and {len(cuts) - 1} more prompts)" if len(cuts) > 1 else ""
-            warnings.warn(
-                f"prompt too long, tokens cut: {told}, of {_shortened(prompt)!r}{more}",
-                TruncationWarning,
-                stacklevel=3,
-            )
+            message = f"prompt too long, tokens cut: {told}, of {_shortened(prompt)!r}{more}"
+            warnings.warn(TruncationWarning(message, len(cuts)), stacklevel=3)
 
 
 def unconditional(kind: str, text: TextEncoders, *, without: Sequence[str] = ()) -> Conditioning:

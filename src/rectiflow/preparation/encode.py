@@ -4,6 +4,7 @@ A shard is a pure function of the source, the encoders, its range and the batch 
 interrupted preparation goes on with the next shard, and shards could be made on several machines.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.data.manifest import ArraySpec, EncoderStamp
+from rectiflow.data.picture_source import as_images
 from rectiflow.data.records import BadRecord, Loaded, Quarantined, Record, RecordSource
 from rectiflow.data.store import caption_column, text_column
 
@@ -101,8 +103,7 @@ class Encoders:
 
     @torch.no_grad()
     def _encode_pictures(self, pictures: list[np.ndarray]) -> np.ndarray:
-        pixels = torch.from_numpy(np.stack(pictures)).to(self.device)
-        image = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        image = as_images(pictures).to(self.device)
         return self.autoencoder.encode(image).to("cpu", torch.float32).numpy()
 
 
@@ -114,6 +115,7 @@ class EncodedShard:
     texts: dict[str, Any]
     quarantined: list[Quarantined]
     num_enlarged: int
+    num_cut: int
 
 
 @dataclass
@@ -125,6 +127,7 @@ class _Texts:
     rows: dict[str, int] = field(default_factory=dict)
     parts: list[dict[str, np.ndarray]] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
+    num_cut: int = 0
 
     def row(self, caption: str) -> int:
         if caption not in self.rows:
@@ -136,8 +139,20 @@ class _Texts:
 
     def flush(self) -> None:
         if self.pending:
-            self.parts.append(self.encoders._encode_texts(self.pending))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                self.parts.append(self.encoders._encode_texts(self.pending))
+            for warning in caught:
+                self._count(warning.message)
             self.pending = []
+
+    def _count(self, warning: Warning | str) -> None:
+        """Count captions that were cut, rather than warn a thousand times; pass on the rest."""
+        num = getattr(warning, "num_prompts", None)
+        if num is None:
+            warnings.warn(warning, stacklevel=2)
+        else:
+            self.num_cut += num
 
 
 def encode_shard(
@@ -186,7 +201,8 @@ def encode_shard(
     texts.flush()
     samples = {name: _column(name, values) for name, values in columns.items()}
     samples["latent"] = np.concatenate(latents)
-    return EncodedShard(samples, _text_columns(texts, arrays), quarantined, num_enlarged)
+    columns = _text_columns(texts, arrays)
+    return EncodedShard(samples, columns, quarantined, num_enlarged, texts.num_cut)
 
 
 def _load(source: RecordSource, index: int) -> tuple[Record, Loaded] | Quarantined:

@@ -96,6 +96,8 @@ def summary(store: Store) -> str:
         parts.append(f"{left_out}, listed in {store.folder / QUARANTINE}")
     if manifest.num_enlarged:
         parts.append(f"{manifest.num_enlarged} enlarged to {manifest.size_px} px")
+    if manifest.num_cut:
+        parts.append(f"{manifest.num_cut} captions cut to what the text encoders hold")
     return "; ".join(parts)
 
 

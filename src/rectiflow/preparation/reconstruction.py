@@ -3,10 +3,10 @@
 import math
 from typing import Final, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from rectiflow.data.picture_source import as_images
 from rectiflow.data.records import BadRecord, RecordSource
 
 WARNING_DB: Final = 24.0
@@ -47,7 +47,7 @@ def reconstruction_psnr(
             pixels = source.record(index).load().image
         except BadRecord:
             continue
-        image = torch.from_numpy(np.array(pixels)).to(device).permute(2, 0, 1)[None] / 127.5 - 1
+        image = as_images([pixels]).to(device)
         decoded = autoencoder.decode(autoencoder.encode(image)).float().clamp(-1, 1)
         ratios.append(psnr((decoded - image).square().mean().item()))
     if not ratios:

@@ -65,6 +65,7 @@ class StoreWriter:
             num_records=len(shard.samples["id"]),
             num_texts=len(shard.texts["caption"]),
             num_enlarged=shard.num_enlarged,
+            num_cut=shard.num_cut,
             samples=self._write(f"samples/{number:05d}.arrow", shard.samples),
             texts=self._write(f"texts/{number:05d}.arrow", shard.texts),
         )
