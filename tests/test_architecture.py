@@ -127,10 +127,7 @@ def test_mathematics_and_networks_need_torch_only():
 
 def test_trackers_live_in_one_adapter():
     users = {
-        file
-        for file in FILES
-        for name in imported_modules(file)
-        if TRACKERS & set(name.split("."))
+        file for file in FILES for name in imported_modules(file) if TRACKERS & set(name.split("."))
     }
     assert len(users) <= 1, users
 

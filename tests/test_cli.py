@@ -48,9 +48,10 @@ def jobs(monkeypatch):
         if module.error is not None:
             raise module.error
         progress("training", 1, 2, {"loss": 1.0})
-        return {"val_loss": 0.5}
+        return module.result
 
     module.run_training, module.error = run_training, None
+    module.result = {"status": "finished", "message": "finished 2 steps", "val_loss": 0.5}
     monkeypatch.setitem(sys.modules, "rectiflow.jobs", module)
     monkeypatch.setattr("rectiflow.jobs", module, raising=False)
     return module
@@ -118,7 +119,24 @@ def test_train_hands_everything_to_the_job(jobs, tmp_path, capsys):
     arguments = ["train", "scenes-tiny", "--run", str(run), "--set", "model.depth=2", "--json"]
     assert main(arguments) == 0
     assert jobs.calls == [("scenes-tiny", ["model.depth=2"], run, False)]
-    assert json.loads(capsys.readouterr().out) == {"val_loss": 0.5}
+    assert json.loads(capsys.readouterr().out) == jobs.result
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        ("finished", "finished 2 steps", 0),
+        ("interrupted", "stopped by Ctrl-C", 130),
+        ("interrupted", "stopped by SIGTERM", 143),
+        ("out_of_time", "stopped by the clock at 1.5 x 1 minutes", 1),
+    ],
+)
+def test_training_that_stopped_early_says_so_and_does_not_exit_0(
+    jobs, status, message, code, capsys
+):
+    jobs.result = {"status": status, "message": message, "loss": 0.5}
+    assert main(["train", "scenes-tiny"]) == code
+    assert message in capsys.readouterr().out
 
 
 def test_the_default_run_folder_is_named_after_the_recipe(jobs):

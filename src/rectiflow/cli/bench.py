@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
 
 
@@ -16,10 +17,8 @@ def bench(
     names: Annotated[
         list[str] | None, typer.Argument(help="What to measure (default: everything).")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what can be measured, measure nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure speed and memory: imports, scenes, training step, sampling."""
     from rectiflow.bench import BENCHMARKS, run_benchmarks

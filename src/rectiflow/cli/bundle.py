@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import example, say, say_json
 
 
@@ -21,10 +22,8 @@ def bundle(
     stored_as: Annotated[
         str, typer.Option("--precision", help="Type of the stored weights: fp16, bf16 or fp32.")
     ] = "fp16",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be stored, write nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Put a trained model, its encoders and its record into one checksummed folder."""
     from rectiflow.runs import Run

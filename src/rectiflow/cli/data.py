@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import example, say, say_json
 
 MIN_CELL_PX = 192
@@ -26,7 +27,7 @@ def preview(
     size_px: Annotated[int, typer.Option(help="Side the pictures are prepared at.", min=8)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     start: Annotated[int, typer.Option(help="First picture.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the captions as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Draw samples of a data set with their captions on one sheet."""
     source = _source(data, size_px, seed, start + num)

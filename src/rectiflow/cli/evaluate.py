@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
-from rectiflow.cli.sample import BundleOption, DeviceOption, PrecisionOption, RunOption
 
 
 def register(app: typer.Typer) -> None:
@@ -17,8 +17,8 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: RunOption = None,
-    bundle: BundleOption = None,
+    run: options.Run = None,
+    bundle: options.Bundle = None,
     images: Annotated[
         Path | None, typer.Option(help="Score the pictures of a folder in GenEval's layout.")
     ] = None,
@@ -31,21 +31,17 @@ def evaluate(
     prompts_per_task: Annotated[
         int | None, typer.Option(help="At most so many prompts of a task, seen and held out.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; 1 is off.")
-    ] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of pictures, results.jsonl, summary (default: none kept)."),
     ] = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be scored, draw nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    device: options.Device = None,
+    precision: options.Precision = "auto",
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Score a model, or a folder of pictures, on the scenes suite.
 
@@ -62,13 +58,13 @@ def evaluate(
         from rectiflow.sampling.sources import resolve_source
 
         given = {"num_steps": steps, "guidance_scale": guidance}
-        options = {name: value for name, value in given.items() if value is not None}
-        SamplingOptions(**options)  # a mistake is told before the model is looked for
+        changes = {name: value for name, value in given.items() if value is not None}
+        SamplingOptions(**changes)  # a mistake is told before the model is looked for
         model = resolve_source(run=run, bundle=bundle).folder
         chosen = _prompts(prompts, prompts_per_task)
         place = {"device": device or best_device(), "precision": precision}
         facts = {"model": model, "seed": seed, "num_prompts": len(chosen), **place}
-        facts |= {"images_per_prompt": images_per_prompt, "options": options}
+        facts |= {"images_per_prompt": images_per_prompt, "options": changes}
         summary = None if dry_run else _score_model(facts, chosen, out)
     if summary is None or as_json:
         say_json({**(summary or {}), "evaluated": facts})
@@ -97,10 +93,10 @@ def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None)
     num = facts["images_per_prompt"]
     pipeline = load(facts["model"], device=facts["device"], precision=facts["precision"])
     settings = SuiteSettings(images_per_prompt=num, size_px=pipeline.side_px)
-    options = pipeline.with_options(facts["options"])
+    chosen = pipeline.with_options(facts["options"])
     with Progress() as progress:
         evaluation = evaluate_pictures(
-            lambda texts, seeds: pipeline.draw(texts, [(facts["seed"], s) for s in seeds], options),
+            lambda texts, seeds: pipeline.draw(texts, [(facts["seed"], s) for s in seeds], chosen),
             prompts,
             settings,
             round_trip=pipeline.round_trip,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import example, say, say_json
 
 
@@ -18,7 +19,7 @@ def info(
     model: Annotated[
         str, typer.Argument(help="A bundle by name, a bundle's folder, or a run folder.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print a model's shape, parameters, FLOPs per picture and files."""
     from rectiflow.sampling.sources import find_source

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
 
 
@@ -18,10 +19,8 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run and its report.")] = Path(
         "runs/quickstart"
     ),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done, do nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train a small model, draw with it, score it, and write one report.html."""
     from rectiflow.quickstart import run_quickstart

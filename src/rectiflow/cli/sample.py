@@ -5,17 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
 
-RunOption = Annotated[Path | None, typer.Option(help="A run folder: its newest checkpoint.")]
-BundleOption = Annotated[
-    str | None,
-    typer.Option(help="A packaged bundle by name, or a bundle's folder (default: scenes-tiny)."),
+Prompt = Annotated[list[str] | None, typer.Argument(help="One or more prompts.")]
+Prompts = Annotated[Path | None, typer.Option(help="A text file of prompts, one per line.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the pictures (default: RUN/samples or samples).")
 ]
-DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda or mps (default: the best there is).")
+Num = Annotated[int, typer.Option(help="Pictures per prompt.")]
+Seed = Annotated[int, typer.Option(help="Picture i is a function of (seed, i).")]
+Negative = Annotated[str, typer.Option(help="What to steer away from.")]
+Size = Annotated[str | None, typer.Option(metavar="WxH", help="Pixels (default: as trained).")]
+Solver = Annotated[str | None, typer.Option(help="euler, midpoint or heun.")]
+Shift = Annotated[float | None, typer.Option(help="Move the time grid towards noise; 1 is off.")]
+Without = Annotated[
+    list[str] | None, typer.Option(help="Leave out a text encoder: clip_l, clip_g or t5.")
 ]
-PrecisionOption = Annotated[str, typer.Option(help="auto (bf16 on CUDA, else fp32), fp32 or bf16.")]
+Sheet = Annotated[bool, typer.Option("--sheet", help="Also write all pictures on one sheet.png.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,41 +35,25 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(
-    prompt: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
-    run: RunOption = None,
-    bundle: BundleOption = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="A text file of prompts, one per line.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures (default: RUN/samples or samples).")
-    ] = None,
-    num: Annotated[int, typer.Option(help="Pictures per prompt.")] = 1,
-    steps: Annotated[int | None, typer.Option(help="Steps of the solver.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; 1 is off.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Picture i is a function of (seed, i).")] = 0,
-    negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
-    size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Pixels (default: as trained).")
-    ] = None,
-    solver: Annotated[str | None, typer.Option(help="euler, midpoint or heun.")] = None,
-    shift: Annotated[
-        float | None, typer.Option(help="Move the time grid towards noise; 1 is off.")
-    ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Leave out a text encoder: clip_l, clip_g or t5.")
-    ] = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = "auto",
-    sheet: Annotated[
-        bool, typer.Option("--sheet", help="Also write all pictures on one sheet.png.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be drawn, draw nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
+    prompt: Prompt = None,
+    run: options.Run = None,
+    bundle: options.Bundle = None,
+    prompts: Prompts = None,
+    out: Out = None,
+    num: Num = 1,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    seed: Seed = 0,
+    negative: Negative = "",
+    size: Size = None,
+    solver: Solver = None,
+    shift: Shift = None,
+    without: Without = None,
+    device: options.Device = None,
+    precision: options.Precision = "auto",
+    sheet: Sheet = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
 ) -> None:
     """Draw pictures for prompts with a trained model."""
     from rectiflow.sampling.devices import best_device
@@ -83,16 +74,16 @@ def sample(
         "shift": shift,
         "without": tuple(without or ()),
     }
-    options = {name: value for name, value in given.items() if value is not None}
-    SamplingOptions(**options)  # a mistake is told before the model is looked for
+    changes = {name: value for name, value in given.items() if value is not None}
+    SamplingOptions(**changes)  # a mistake is told before the model is looked for
     source = resolve_source(run=run, bundle=bundle)
     folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
     device = device or best_device()
     if dry_run:
         plan = {"model": source.folder, "device": device, "prompts": texts, "out": folder}
-        say_json({**plan, "options": options})
+        say_json({**plan, "options": changes})
         return
-    written = _draw(source.folder, texts, options, folder, (device, precision), sheet)
+    written = _draw(source.folder, texts, changes, folder, (device, precision), sheet)
     if as_json:
         say_json([str(path) for path in written])
     else:
@@ -102,7 +93,7 @@ def sample(
 def _draw(
     model: Path,
     texts: list[str],
-    options: dict[str, Any],
+    changes: dict[str, Any],
     folder: Path,
     place: tuple[str, str],
     has_sheet: bool,
@@ -114,14 +105,14 @@ def _draw(
     pipeline = load(model, device=device, precision=precision)
     with Progress() as progress:
         images = pipeline.sample(
-            texts, on_progress=lambda done, total: progress("drawing", done, total), **options
+            texts, on_progress=lambda done, total: progress("drawing", done, total), **changes
         )
     written = []
     for i, image in enumerate(images):
         written.append(folder / file_name(i, str(image.info["prompt"])))
         save_png(image, written[-1])
     if has_sheet:
-        columns = options["num_images_per_prompt"]
+        columns = changes["num_images_per_prompt"]
         sheet = contact_sheet(images, columns if columns > 1 else None)
         save_png(sheet, folder / "sheet.png", {"prompts": "\n".join(texts)})
         written.append(folder / "sheet.png")

@@ -1,10 +1,13 @@
 """`rectiflow train`: train what a recipe describes, or go on where it stopped."""
 
+import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
 
 
@@ -32,7 +35,7 @@ def train(
         bool,
         typer.Option("--dry-run", help="Print the resolved recipe and its cost, train nothing."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train the model that a recipe describes.
 
@@ -45,8 +48,17 @@ def train(
         result = run_training(recipe, settings or [], folder, dry_run, progress)
     if as_json or dry_run:
         say_json(result)
-        return
-    say(f"{folder}")
-    for name, value in result.items():
-        if isinstance(value, int | float | str):
-            say(f"  {name:<24} {value}")
+    else:
+        say(f"{folder}: {result['message']}")
+        for name, value in result.items():
+            if isinstance(value, float):
+                say(f"  {name:<24} {value:.5g}")
+    if not dry_run and (code := exit_code(result)):
+        raise typer.Exit(code)
+
+
+def exit_code(result: Mapping[str, Any]) -> int:
+    """0 if training is done, that of the signal that stopped it, or 1."""
+    if result["status"] == "interrupted":
+        return 128 + (signal.SIGTERM if "SIGTERM" in result["message"] else signal.SIGINT)
+    return 0 if result["status"] == "finished" else 1

@@ -103,8 +103,8 @@ def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
     for name in FROM_THE_RUN:
         if (run.folder / name).is_file():
             shutil.copyfile(run.folder / name, out / name)
-    kept = {name: manifest[name] for name in manifest if name not in ("format", "files")}
-    seal(out, {**kept, "recipe": config.get("name", run.folder.name), "stored_as": stored_as})
+    facts = {"recipe": config.get("name", run.folder.name), "stored_as": stored_as}
+    seal(out, {**facts, "recipe_hash": sha256(out / "config.json")})
     return out
 
 

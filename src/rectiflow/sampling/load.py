@@ -43,7 +43,8 @@ def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "aut
 
 
 def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline:
-    verify(folder)
+    if "config.json" not in verify(folder)["files"]:
+        raise DataError(f"{folder} has no config.json, which says how its network is read")
     network = network_from(folder / "mmdit" / "config.json", folder / "mmdit" / "model.safetensors")
     encoders = Autoencoder.load(folder / "vae"), TextEncoders.load(folder)
     return _pipeline(network, encoders, folder / "config.json", device, precision)
@@ -87,19 +88,19 @@ def _pipeline(
 ) -> Pipeline:
     """Put the parts together with the recipe's settings of sampling."""
     autoencoder, text = encoders
-    recipe = read_json(config) if config.is_file() else {}
+    recipe = read_json(config)
     settings = recipe.get("sampling", {})
     known = ("num_steps", "solver", "guidance_scale", "shift")
     return Pipeline(
         network,
         autoencoder,
         text,
-        formulation=formulation(recipe.get("objective", {}).get("formulation", "rf")),
+        formulation=formulation(recipe["objective"]["formulation"]),
         side_px=network.config.base_side * network.config.patch_size * autoencoder.factor,
         unconditional_text=settings.get("unconditional", "zeros"),
         device=device,
         precision=precision,
-        recipe_hash=sha256(config) if config.is_file() else "",
+        recipe_hash=sha256(config),
         options=SamplingOptions(**{name: settings[name] for name in known if name in settings}),
     )
 

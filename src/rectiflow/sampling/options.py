@@ -3,10 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from rectiflow.encoders.states import ENCODERS
 from rectiflow.flow.solvers import SOLVERS
-
-TEXT_ENCODERS = ("clip_l", "clip_g", "t5")
-"""What `without` may name, in the order of SD3 (arXiv:2403.03206, Sec. 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +20,7 @@ class SamplingOptions:
         size: (width, height) in pixels; None is the size the model was trained at.
         solver: A name in `rectiflow.flow.solvers.SOLVERS`.
         shift: Moves the time grid towards noise; 1 is the uniform grid.
-        without: Text encoders to leave out, names in `TEXT_ENCODERS`.
+        without: Text encoders to leave out, names in `rectiflow.encoders.states.ENCODERS`.
         batch_size: Pictures drawn at once.
 
     Raises:
@@ -50,6 +48,6 @@ class SamplingOptions:
             raise ValueError(f"shift must be > 0, got {self.shift}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
-        unknown = [name for name in self.without if name not in TEXT_ENCODERS]
+        unknown = [name for name in self.without if name not in ENCODERS]
         if unknown:
-            raise ValueError(f"without must name some of {TEXT_ENCODERS}, got {unknown[0]!r}")
+            raise ValueError(f"without must name {', '.join(ENCODERS)}, got {unknown[0]!r}")

@@ -113,7 +113,7 @@ class Pipeline:
         for start in range(0, len(prompts), options.batch_size):
             chosen = slice(start, start + options.batch_size)
             noise = torch.stack([self.noise(*key, options.size) for key in keys[chosen]])
-            latent = self._solve(list(prompts[chosen]), noise.to(self.device), options)
+            latent = self.solve(prompts[chosen], noise, options)
             pictures.extend(to_bytes(self.autoencoder.decode(latent)))
             if on_progress is not None:
                 on_progress(len(pictures), len(prompts))
@@ -159,7 +159,15 @@ class Pipeline:
         shape = (self.autoencoder.latent_channels, rows, columns)
         return torch.randn(shape, generator=picture_generator(seed, index))
 
-    def _solve(self, prompts: list[str], noise: Tensor, options: SamplingOptions) -> Tensor:
+    @torch.no_grad()
+    def solve(
+        self,
+        prompts: Sequence[str],
+        noise: Float[Tensor, "batch channels rows columns"],
+        options: SamplingOptions,
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """Carry noise to latents, one prompt for each."""
+        noise = noise.to(self.device)
         cond, uncond = self._conditioning(prompts, options)
         grid = time_grid(options.num_steps, options.shift)
         with self._autocast():
@@ -171,7 +179,7 @@ class Pipeline:
         return self.formulation.velocity(output, x, t)
 
     def _conditioning(
-        self, prompts: list[str], options: SamplingOptions
+        self, prompts: Sequence[str], options: SamplingOptions
     ) -> tuple[Conditioning, Conditioning]:
         """Text of every prompt, each distinct one encoded once, and the text to steer from."""
         distinct = sorted(set(prompts))

@@ -1,0 +1,129 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import rectiflow
+from rectiflow.errors import DataError
+from rectiflow.sampling.bundle import assemble, seal, sha256
+from rectiflow.sampling.devices import check_device
+from rectiflow.sampling.load import load
+from tests.sampling import tiny
+
+RECIPE = {
+    "name": "tiny",
+    "kind": "flow",
+    "data": {"kind": "scenes", "size_px": tiny.SIDE_PX},
+    "model": tiny.MODEL,
+    "objective": {"formulation": "rf/lognorm(0.00,1.00)"},
+    "sampling": {"num_steps": 2, "guidance_scale": 3.0, "unconditional": "empty", "seed": 1},
+}
+PROMPTS = ["two red circles", "a blue star"]
+
+
+def add_checkpoint(run, step, network):
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    save_file(network.state_dict(), folder / "ema.safetensors")
+    files = {"ema.safetensors": sha256(folder / "ema.safetensors")}
+    (folder / "state.json").write_text(json.dumps({"step": step, "files": files}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder whose export is a bundle: one network at step 2, another at step 10."""
+    encoders, folder = tmp_path / "encoders", tmp_path / "run"
+    tiny.autoencoder().save(encoders / "vae")
+    tiny.text().save(encoders)
+    folder.mkdir()
+    recipe = {**RECIPE, "encoders": {"source": str(encoders), "autoencoder": None, "text": None}}
+    (folder / "config.json").write_text(json.dumps(recipe))
+    add_checkpoint(folder, 2, tiny.network(seed=8))
+    network = tiny.network(seed=9)
+    add_checkpoint(folder, 10, network)
+    export = folder / "export"
+    tiny.autoencoder().save(export / "vae")
+    tiny.text().save(export)
+    (export / "mmdit").mkdir()
+    (export / "mmdit" / "config.json").write_text(json.dumps(dataclasses.asdict(network.config)))
+    save_file(network.state_dict(), export / "mmdit" / "model.safetensors")
+    seal(export, {})
+    return folder
+
+
+def same(pictures, others):
+    return all(np.array_equal(a, b) for a, b in zip(pictures, others, strict=True))
+
+
+def test_a_run_draws_with_the_newest_averaged_weights_and_the_recipes_settings(run):
+    model = load(run)
+    assert (model.options.num_steps, model.options.guidance_scale) == (2, 3.0)
+    expected = tiny.pipeline(
+        tiny.network(seed=9), unconditional_text="empty", options=model.options
+    )
+    assert same(model.sample(PROMPTS), expected.sample(PROMPTS))
+    older = tiny.pipeline(tiny.network(seed=8), unconditional_text="empty", options=model.options)
+    assert not same(model.sample(PROMPTS), older.sample(PROMPTS))
+    assert model.sample(PROMPTS)[0].info["recipe_hash"] == sha256(run / "config.json")
+
+
+def test_a_bundle_of_the_run_draws_the_same_pictures(run, tmp_path):
+    whole = load(assemble(run, tmp_path / "whole", "fp32"))
+    assert same(whole.sample(PROMPTS), load(run).sample(PROMPTS))
+    assert whole.recipe_hash == load(run).recipe_hash
+    half = load(assemble(run, tmp_path / "half", "fp16"))
+    stored = next(half.network.parameters())
+    assert stored.dtype == torch.float32  # computed in fp32, from numbers that fp16 holds
+    assert torch.equal(stored, stored.half().float())
+
+
+def test_the_package_loads_by_one_lazy_name(run):
+    assert same(rectiflow.load(run).sample(PROMPTS, seed=7), load(run).sample(PROMPTS, seed=7))
+
+
+def test_a_flipped_byte_is_refused_in_bundles_and_checkpoints(run, tmp_path):
+    bundle = assemble(run, tmp_path / "bundle")
+    for file in (
+        bundle / "mmdit" / "model.safetensors",
+        run / "checkpoints" / "step-00000010" / "ema.safetensors",
+    ):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
+        load(bundle)
+    with pytest.raises(DataError, match=r"ema\.safetensors is damaged"):
+        load(run)
+
+
+def test_weights_of_another_shape_are_refused(run):
+    other = tiny.network().state_dict()
+    other.pop("patch_embedding.bias")
+    file = run / "checkpoints" / "step-00000010" / "ema.safetensors"
+    save_file(other, file)
+    state = {"step": 10, "files": {"ema.safetensors": sha256(file)}}
+    (file.parent / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match="does not fit the network's configuration"):
+        load(run)
+
+
+def test_a_run_that_cannot_draw_says_why(run, tmp_path):
+    for folder in (run / "checkpoints").iterdir():
+        folder.rename(tmp_path / folder.name)
+    with pytest.raises(FileNotFoundError, match="has no checkpoint yet; train it first"):
+        load(run)
+    (run / "config.json").write_text('{"kind": "autoencoder"}')
+    with pytest.raises(ValueError, match="trains autoencoder; only a flow run can draw"):
+        load(run)
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device cuda is not available on this machine"):
+        check_device("cuda")
+    with pytest.raises(ValueError, match="device must be cpu, cuda or mps, got 'tpu'"):
+        check_device("tpu")
