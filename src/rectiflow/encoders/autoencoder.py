@@ -8,7 +8,6 @@ is the only one the rest of the package sees.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -54,7 +53,7 @@ class Autoencoder(nn.Module):
         self.network = network
 
     @classmethod
-    def new(cls, model: AutoencoderModel, seed: int = 0) -> Self:
+    def new(cls, model: AutoencoderModel, seed: int = 0) -> "Autoencoder":
         """An untrained autoencoder whose weights are a function of `seed`; global RNG untouched."""
         levels = len(model.widths)
         with torch.random.fork_rng(devices=[]):
@@ -80,7 +79,7 @@ class Autoencoder(nn.Module):
         return cls(network)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str) -> "Autoencoder":
         """Read a diffusers `AutoencoderKL` folder (`config.json` and safetensors), in float32.
 
         Raises:

@@ -8,7 +8,7 @@ with the end of text, the second and T5 with id 0.
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -83,7 +83,7 @@ class TextEncoders(nn.Module):
         self.tokenizers = tokenizers
 
     @classmethod
-    def new(cls, model: EncodersModel, captions: Iterable[str], seed: int = 0) -> Self:
+    def new(cls, model: EncodersModel, captions: Iterable[str], seed: int = 0) -> "TextEncoders":
         """Untrained encoders whose vocabulary and context lengths come from `captions`.
 
         The weights are a function of `seed`; the global random state is left alone.
@@ -103,7 +103,7 @@ class TextEncoders(nn.Module):
         return cls(clip_l, clip_g, t5, tokenizers)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str) -> "TextEncoders":
         """Read the six folders of a diffusers SD3 pipeline, in float32.
 
         Raises:

@@ -1,0 +1,90 @@
+"""Text encoders, vision tower and the heads that only their training needs, as one module."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rectiflow.encoders.image import ImageEncoder
+from rectiflow.encoders.text import TextEncoders
+from rectiflow.encoders.tokenizers import SENTINEL
+
+OFFSETS = (-2, -1, 0, 1, 2)
+"""Places, relative to its own, whose tokens each T5 state must tell."""
+
+FIRST_LOGIT_SCALE, MAX_LOGIT_SCALE = 1 / 0.07, 100.0
+"""Of cosine similarities, at the start and at most (arXiv 2103.00020, 2.4-2.5)."""
+
+
+@dataclass(frozen=True)
+class Towers:
+    """Unit vectors of a batch of pictures and captions.
+
+    Attributes:
+        text_l: Of the first text encoder.
+        text_g: Of the second.
+        image_l: Of the pictures, in the space of the first.
+        image_g: Of the pictures, in the space of the second.
+    """
+
+    text_l: Float[Tensor, "batch width_l"]
+    text_g: Float[Tensor, "batch width_g"]
+    image_l: Float[Tensor, "batch width_l"]
+    image_g: Float[Tensor, "batch width_g"]
+
+
+class EncodersInTraining(nn.Module):
+    """What the recipe kind `encoders` trains; `text` and `image` are what it keeps.
+
+    Args:
+        text: The three text encoders.
+        image: The one vision tower. It embeds into the space of the second text encoder; a matrix
+            thrown away after training maps that into the space of the first.
+    """
+
+    def __init__(self, text: TextEncoders, image: ImageEncoder, seed: int = 0) -> None:
+        super().__init__()
+        self.text, self.image = text, image
+        width_l = text.clip_l.config.projection_dim
+        width_g = text.clip_g.config.projection_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.bridge = nn.Linear(width_g, width_l, bias=False)
+            self.head = nn.Linear(text.context_width, len(OFFSETS) * self.vocabulary)
+        self.log_scale = nn.Parameter(torch.full((2,), FIRST_LOGIT_SCALE).log())
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens of T5."""
+        return self.text.t5.config.vocab_size
+
+    @property
+    def scale(self) -> Float[Tensor, " two"]:
+        """Factors of the cosine similarities of the two text encoders."""
+        return self.log_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+
+    def embed(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        ids_l: Int[Tensor, "batch tokens"],
+        ids_g: Int[Tensor, "batch tokens"],
+    ) -> Towers:
+        """Unit vectors of pictures and captions, float32."""
+        vision = self.image(image)
+        vectors = (
+            self.text.clip_l(input_ids=ids_l).text_embeds,
+            self.text.clip_g(input_ids=ids_g).text_embeds,
+            self.bridge(vision),
+            vision,
+        )
+        return Towers(*(functional.normalize(vector.float(), dim=-1) for vector in vectors))
+
+    def restore(
+        self, ids: Int[Tensor, "batch tokens"], hidden: Bool[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch tokens offsets vocabulary"]:
+        """Logits of the tokens around each place, from captions with `hidden` tokens masked."""
+        sentinel = self.text.tokenizers[2].convert_tokens_to_ids(SENTINEL)
+        states = self.text.t5(input_ids=ids.masked_fill(hidden, sentinel)).last_hidden_state
+        return self.head(states).unflatten(-1, (len(OFFSETS), self.vocabulary)).float()
