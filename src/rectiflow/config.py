@@ -1,8 +1,9 @@
 """Settings: TOML or JSON to frozen dataclasses and back, strict on names, types and ranges.
 
-A configuration class is a frozen, keyword-only stdlib dataclass; alternatives are told apart by their field
-`kind`: `data: Annotated[ScenesData | FolderData, by_kind]`. The rules of a JSON document hold: an int serves
-for a float, nothing else is converted, inf and nan are refused. This is the only module that imports pydantic.
+A configuration class is a frozen, keyword-only stdlib dataclass; alternatives are told apart by
+their field `kind`: `data: Annotated[ScenesData | FolderData, by_kind]`. The rules of a JSON
+document hold: an int serves for a float, nothing else is converted, inf and nan are refused. This
+is the only module that imports pydantic.
 """
 
 import dataclasses
@@ -35,8 +36,8 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
     """Build the configuration `cls` (a class or a union by kind) from nested mappings.
 
     Raises:
-        ValueError: On an unknown name (the nearest is suggested), a missing one, a wrong type or a value out
-            of range; one line with the path of the setting, what is expected and what was given.
+        ValueError: On an unknown name (the nearest is suggested), a missing one, a wrong type or a
+            value out of range; one line with the path of the setting, what is expected and given.
     """
     _refuse_what_json_lacks(values)
     try:
@@ -72,8 +73,8 @@ def load(cls: Any, path: Path, assignments: Sequence[str] = ()) -> Any:
 def override(cls: Any, values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
     """Apply `section.name=VALUE` assignments to unvalidated values.
 
-    VALUE is a TOML literal, otherwise a string; the field's type then checks. Of the settings that a class
-    lists in `__alternatives__` an assigned one replaces another that only the file gave.
+    VALUE is a TOML literal, otherwise a string; the field's type then checks. Of the settings that
+    a class lists in `__alternatives__` an assigned one replaces another that only the file gave.
     """
     result = json.loads(json.dumps(values, default=_unjson))
     assigned = [_assignment(text) for text in assignments]
@@ -160,7 +161,7 @@ def _explain(cls: Any, values: Any, problem: Any) -> str:
     path, declared, given, siblings = _locate(cls, values, problem["loc"])
     kind = problem["type"]
     if kind == "value_error":
-        return f"{path}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
+        return _prefixed(path, declared, given, str(problem["ctx"]["error"]))
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown setting {path}; {_suggest(cls, values, path, siblings)}"
     if kind == "missing":
@@ -172,6 +173,15 @@ def _explain(cls: Any, values: Any, problem: Any) -> str:
         shown = "nothing" if got is None else json.dumps(got)
         return f"{at}: expected {' | '.join(map(json.dumps, tags))}, got {shown}"
     return f"{path}: expected {_describe(declared)}, got {json.dumps(given)}"
+
+
+def _prefixed(path: str, declared: Any, given: Any, message: str) -> str:
+    """A section's own complaint; one that begins with the name of a setting gets its full path."""
+    section = _section(declared, given) if isinstance(given, Mapping) else None
+    names = [field.name for field in dataclasses.fields(section)] if section else []
+    if not path:
+        return message
+    return f"{path}.{message}" if message.split(" ")[0] in names else f"{path}: {message}"
 
 
 def _locate(cls: Any, values: Any, location: Sequence[Any]) -> tuple[str, Any, Any, list[str]]:
@@ -188,12 +198,15 @@ def _locate(cls: Any, values: Any, location: Sequence[Any]) -> tuple[str, Any, A
             declared, given = hints.get(str(mark)), given.get(mark)
         elif isinstance(given, list) and isinstance(mark, int):
             path.append(str(mark))
+            arguments = [each for m in _members(declared) for each in typing.get_args(m)] or [None]
+            # (float, ...) declares every element by its first argument, (float, str) one by one.
+            declared = arguments[0 if Ellipsis in arguments else min(mark, len(arguments) - 1)]
             given = given[mark] if mark < len(given) else None
     return ".".join(path), declared, given, siblings
 
 
 def _suggest(cls: Any, values: Mapping[str, Any], path: str, siblings: list[str]) -> str:
-    """Nearest name beside it, then anywhere: `learning_rate` alone means `training.learning_rate`."""
+    """Nearest name beside it, then anywhere: `learning_rate` for `training.learning_rate`."""
     section, _, name = path.rpartition(".")
     prefix = f"{section}." if section else ""
     if difflib.get_close_matches(name, siblings, n=1):

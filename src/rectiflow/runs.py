@@ -107,9 +107,10 @@ class Run:
                 return  # the process was killed while it wrote
             try:
                 row = json.loads(line)
-                row["step"] + 0
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 raise DataError(f"{self.metrics_path} line {number} is damaged: {error}") from error
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise DataError(f"{self.metrics_path} line {number} is damaged: it has no step")
             yield row, line
 
 

@@ -96,14 +96,15 @@ def _main():
     kill_at, pause = given.pop("kill_at", None), given.pop("pause", 0.0)
 
     def on_progress(step, num_steps, metrics):
-        print(step, flush=True)
+        sys.stdout.write(f"{step}\n")
+        sys.stdout.flush()
         time.sleep(pause)
         if step == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     settings = config.from_dict(TrainingSettings, {**dataclasses.asdict(tiny_settings()), **given})
     result = tiny_train(folder, settings, on_progress=on_progress)
-    print(result.status, result.message, flush=True)
+    sys.stdout.write(f"{result.status} {result.message}\n")
 
 
 def draws(num, seed=3, start=0):

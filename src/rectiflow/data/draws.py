@@ -1,13 +1,13 @@
 """Randomness of training as a pure function of (seed, purpose, sample position).
 
-Each sample has its own counter range of a Philox generator (Salmon et al. 2011, doi 10.1145/2063384.2063405) whose key is a
-hash of (seed, purpose). So neither the batch a sample is in, nor microbatches, workers or restarts
-enter. Everything is drawn on the CPU. torch's own generator is not used: on the CPU it keeps only the low 32
-bits of its seed.
+Each sample has its own counter range of a Philox generator (Salmon et al. 2011,
+doi 10.1145/2063384.2063405) whose key is a hash of (seed, purpose). So neither the batch a sample
+is in, nor microbatches, workers or restarts enter. Everything is drawn on the CPU. torch's own
+generator is not used: on the CPU it keeps only the low 32 bits of its seed.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -60,7 +60,7 @@ class Draws:
             drawn[row] = generator.standard_normal(tuple(shape), dtype=np.float32)
         return torch.from_numpy(drawn)
 
-    def _generators(self, purpose: str):  # noqa: ANN202
+    def _generators(self, purpose: str) -> Iterator[np.random.Generator]:
         key = _key(self.seed, purpose)
         for position in self.positions:
             # The low counter word is the sample's own, 2^64 blocks; the next one is the position.

@@ -1,8 +1,9 @@
 """Order of the data: sample position -> index, a pure function, so resuming is one integer.
 
-Every epoch (num_samples consecutive positions) visits every sample once, in an order keyed by (seed, epoch). Two
-levels: shards are permuted, then the samples within a window of consecutive shards, so that a
-reader has only `window` shards open at a time and an object store is read almost sequentially.
+Every epoch (num_samples consecutive positions) visits every sample once, in an order keyed by
+(seed, epoch). Two levels: shards are permuted, then the samples within a window of consecutive
+shards, so that a reader has only `window` shards open at a time and an object store is read almost
+sequentially.
 """
 
 import hashlib
@@ -82,7 +83,8 @@ def permute(values: np.ndarray, num: int, key: int) -> np.ndarray:
     """Keyed bijection of {0, ..., num - 1}, evaluated at `values`.
 
     A Feistel network over the rectangle a x b with a b >= num > a b - a, whose halves are added
-    modulo a and b; a result outside the range is sent through again (cycle walking), which keeps it a bijection.
+    modulo a and b; a result outside the range is sent through again (cycle walking), which keeps it
+    a bijection.
     """
     rows = max(1, int(np.ceil(np.sqrt(num))))
     columns = -(-num // rows)
@@ -103,7 +105,7 @@ def _feistel(values: np.ndarray, rows: int, columns: int, key: int) -> np.ndarra
 
 
 def _hash(values: np.ndarray, key: int, number: int) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al. 2014, doi 10.1145/2660193.2660195), 62 bits kept."""
+    """Finaliser of splitmix64 (Steele et al. 2014, doi 10.1145/2660193.2660195), 62 bits kept."""
     offset = (key + number * 0x9E3779B97F4A7C15) % 2**64
     mixed = values.astype(np.uint64) + np.uint64(offset)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,7 +1,7 @@
 """Batches of the steps to come: sample positions, their draws and their data."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Batches:
     num_microbatches: int
     num_workers: int = 0
 
-    def after(self, step: int) -> Iterator[tuple[Batch, Draws]]:
+    def after(self, step: int) -> Generator[tuple[Batch, Draws], None, None]:
         """Microbatches from the one that follows `step` finished steps on, without end."""
         if self.num_workers == 0:
             for draws in self._draws(step):

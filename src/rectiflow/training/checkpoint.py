@@ -42,7 +42,8 @@ class Checkpoint:
 def save(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`.
 
-    It appears under its name only when every byte is on the disk; a failure at any moment leaves the earlier ones.
+    It appears under its name only when every byte is on the disk; a failure at any moment leaves
+    the earlier ones.
     """
     final = run.checkpoints / f"step-{checkpoint.step:08d}"
     run.checkpoints.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """Exponential moving average of the weights, kept from the first step on.
 
 After optimizer step n (counted from 1) the average moves by 1 - d with
-d = min(decay, (1 + n) / (10 + n)): the warm-up that TensorFlow's `ExponentialMovingAverage(num_updates)` defines. It averages over
-about the last tenth of a run while that is short, so a run of a few hundred steps does not report its first weights.
+d = min(decay, (1 + n) / (10 + n)), the warm-up that TensorFlow's
+`ExponentialMovingAverage(num_updates)` defines. While it lasts, the average reaches back over about
+the last ninth of the steps, so a run of a few hundred steps does not report its first weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -26,45 +28,47 @@ class Ema:
     """Averaged copy of a model's tensors, float32 if the weights are.
 
     Args:
-        model: Its present weights are the start of the average.
+        model: Its present weights are the start of the average; its tensors must stay the same
+            objects (they do: checkpoints are copied into them).
         decay: Limit of the decay, in [0, 1].
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {name: t.detach().clone() for name, t in named_tensors(model).items()}
+        self._current = named_tensors(model)
+        self.tensors = {name: t.detach().clone() for name, t in self._current.items()}
 
     def decay_at(self, step: int) -> float:
         """Decay of the update after optimizer step `step`, counted from 1."""
         return min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move the average towards the weights after optimizer step `step`, counted from 1."""
         averaged, current = [], []
-        for name, tensor in named_tensors(model).items():
+        for name, tensor in self._current.items():
             if tensor.is_floating_point():
                 averaged.append(self.tensors[name])
                 current.append(tensor.detach())
             else:
                 self.tensors[name].copy_(tensor)
-        torch._foreach_lerp_(averaged, current, 1 - self.decay_at(step))
+        get_ema_multi_avg_fn(self.decay_at(step))(averaged, current, step)
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The model with averaged weights, for as long as the context lasts; nothing is copied."""
-        self._swap(model)
+        self._swap()
         try:
             yield
         finally:
-            self._swap(model)
+            self._swap()
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the values of a checkpoint."""
         copy_into(self.tensors, tensors, "the averaged weights")
 
-    def _swap(self, model: nn.Module) -> None:
-        for name, tensor in named_tensors(model).items():
+    def _swap(self) -> None:
+        for name, tensor in self._current.items():
             tensor.data, self.tensors[name] = self.tensors[name], tensor.data
 
 

@@ -1,15 +1,15 @@
 """The training loop: one for every recipe, the same on every machine.
 
-What a run computes is a function of its recipe and the step. The clock enters twice: once, when `training.minutes`
-becomes a number of steps, and as a guard that stops late runs with a checkpoint.
+What a run computes is a function of its recipe and the step. The clock enters twice: once, when
+`training.minutes` becomes a number of steps, and as a guard that stops late runs with a checkpoint.
 """
 
 import errno
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -198,10 +198,10 @@ class _Loop:
             self.latest |= line
 
     def _validate(self, validate: Validate) -> dict[str, Any]:
-        model, ema = self.state.model, self.state.ema
+        model = self.state.model
         with self.stepper.evaluating():
             line = dict(validate(model))
-            with ema.applied(model):
+            with self.state.ema.applied():
                 line |= {f"{name}_ema": value for name, value in validate(model).items()}
         return line
 
@@ -279,7 +279,7 @@ def _starting_state(
 
 
 @contextmanager
-def _explaining_a_full_disk(run: Run):
+def _explaining_a_full_disk(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Metrics: means since the last line, and the one adapter that writes them to file and TensorBoard."""
+"""Metrics: means since the last line, and the one adapter that writes them (file, TensorBoard)."""
 
 import json
 import os

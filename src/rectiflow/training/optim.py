@@ -13,8 +13,8 @@ from rectiflow.training.settings import TrainingSettings
 class Optimizers:
     """The optimizers of one objective behind one step, with their state as named tensors.
 
-    Muon makes the update of a matrix orthogonal, so matrices that are merely stored as one (queries, keys and
-    values; the factors of a modulation) are handed to it as views, one each.
+    Muon makes the update of a matrix orthogonal, so matrices that are merely stored as one
+    (queries, keys and values; the factors of a modulation) are handed to it as views, one each.
 
     Args:
         objective: Its model, and the split of its parameters.

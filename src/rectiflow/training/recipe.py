@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 from rectiflow import config
 from rectiflow.config import STRICT, by_kind
-from rectiflow.encoders.settings import AutoencoderModel
+from rectiflow.encoders.settings import AutoencoderModel, EncodersModel
 from rectiflow.training.settings import (
     AutoencoderLoss,
+    EncodersLoss,
     EncodersSettings,
     FlowSettings,
     FolderData,
@@ -78,7 +79,25 @@ class AutoencoderRecipe:
         _check_name(self.name)
 
 
-Recipe = FlowRecipe | AutoencoderRecipe
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodersRecipe:
+    """Text encoders, on pictures and captions; see `FlowRecipe` for the sections."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    kind: Literal["encoders"] = "encoders"
+    seed: int = 0
+    data: Data
+    model: EncodersModel = field(default_factory=EncodersModel)
+    objective: EncodersLoss = field(default_factory=EncodersLoss)
+    training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
+
+Recipe = FlowRecipe | AutoencoderRecipe | EncodersRecipe
 AnyRecipe: Any = Annotated[Recipe, by_kind]
 
 

@@ -8,8 +8,8 @@ from rectiflow.training.settings import PACE_STEPS, TrainingSettings
 def rate_factor(step: int, num_steps: int | None, settings: TrainingSettings) -> float:
     """Factor on the learning rates for the step after `step` finished ones.
 
-    Linear warm-up, plateau, decay to zero over the last `decay_fraction` of all steps. `num_steps` may be
-    unknown (None) during the warm-up, which does not depend on it.
+    Linear warm-up, plateau, decay to zero over the last `decay_fraction` of all steps. `num_steps`
+    may be unknown (None) during the warm-up, which does not depend on it.
     """
     if step < settings.warmup_steps:
         return (step + 1) / settings.warmup_steps

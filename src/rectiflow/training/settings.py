@@ -128,17 +128,37 @@ class AutoencoderLoss:
 
     Args:
         kl_weight: Weight of the KL divergence to N(0, 1), a mean over the latent's entries.
-        edge_weight: Weight of the absolute error of the picture's first differences.
+        edge_weight: Weight of the squared error of the picture's first differences.
     """
 
     __pydantic_config__ = STRICT
 
-    kl_weight: float = 1e-3
-    edge_weight: float = 1.0
+    kl_weight: float = 1e-4
+    edge_weight: float = 2.0
 
     def __post_init__(self) -> None:
         _at_least("kl_weight", self.kl_weight, 0)
         _at_least("edge_weight", self.edge_weight, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodersLoss:
+    """The terms of the encoders' loss; the two contrastive ones have weight 1.
+
+    Args:
+        hidden_fraction: Share of a caption's tokens that are hidden from T5 (15 % as in
+            arXiv:1910.10683, Section 3.1.4).
+        denoising_weight: Weight of T5's term.
+    """
+
+    __pydantic_config__ = STRICT
+
+    hidden_fraction: float = 0.15
+    denoising_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _within("hidden_fraction", self.hidden_fraction, 0, 1)
+        _at_least("denoising_weight", self.denoising_weight, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,7 @@ class Stepper:
         norm = self._update(state, rate, seen)
         watch.lap("optimizer_seconds")
         state.step += 1
-        state.ema.update(state.model, state.step)
+        state.ema.update(state.step)
         state.meter.add("gradient_norm", norm)
         state.meter.add("learning_rate", rate * self.settings.learning_rate)
         for detached, _ in seen:
@@ -125,12 +125,11 @@ def _to_cpu(terms: Terms) -> Terms:
 
 def _ids(batch: Batch, draws: Draws) -> list[str]:
     """Names of the samples; a source without them is named by position."""
-    ids = batch["ids"] if "ids" in batch else draws.positions
-    return [str(each) for each in ids]
+    return [str(each) for each in batch.get("ids", draws.positions)]
 
 
 def _explain(what: str, step: int, seen: list[tuple[Terms, list[str]]]) -> str:
-    """Step, mean loss per tenth of time, and which samples (all of them if every loss is finite)."""
+    """Step, mean loss per tenth of time, and which samples (all, if every loss is finite)."""
     loss = torch.cat([terms.loss for terms, _ in seen])
     ids = [name for _, names in seen for name in names]
     bad = [name for name, ok in zip(ids, loss.isfinite().tolist(), strict=True) if not ok] or ids

@@ -1,4 +1,4 @@
-"""Validation losses: the same held-out samples, noise and times at every call, so curves are smooth."""
+"""Validation losses: the same held-out samples, noise and times at every call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from rectiflow.data.draws import Draws
+from rectiflow.encoders.states import ENCODERS
 from rectiflow.training.objectives.base import BatchSource, Objective
-from rectiflow.training.objectives.flow import NUM_TEXT_ENCODERS, FlowObjective
+from rectiflow.training.objectives.flow import FlowObjective
 
 VALIDATION_TIMES = tuple(k / 8 for k in range(1, 9))
-"""Times of the stratified loss; its mean leaves out the last, t = 1 (arXiv:2403.03206, Section 5.3)."""
+"""Times of the stratified loss; its mean leaves out t = 1 (arXiv:2403.03206, Section 5.3)."""
 
 
 class FlowValidation:
@@ -39,7 +40,7 @@ class FlowValidation:
         for batch, draws in self._batches:
             batch = to_device(batch, device)
             noise = draws.normal("noise", batch["latent"].shape[1:])
-            keep = torch.ones(len(draws), NUM_TEXT_ENCODERS, dtype=torch.bool)
+            keep = torch.ones(len(draws), len(ENCODERS), dtype=torch.bool)
             for k, time in enumerate(VALIDATION_TIMES):
                 t = torch.full((len(draws),), time)
                 terms = self._objective.loss_at(batch, t, noise, keep)
@@ -49,7 +50,7 @@ class FlowValidation:
 
 
 class HeldOutValidation:
-    """Mean of an objective's own terms on fixed samples with fixed draws; for models without a time.
+    """Mean of an objective's own terms on fixed samples with fixed draws.
 
     Args:
         objective: What is trained.

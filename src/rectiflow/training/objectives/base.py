@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -30,13 +30,16 @@ class Terms:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(ABC):
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Objective(ABC, Generic[Model]):
     """A model and the loss it is trained on.
 
     `loss` is a function of its arguments and the weights alone: all randomness comes from `draws`.
     """
 
-    model: nn.Module  # what is trained, checkpointed and averaged
+    model: Model  # what is trained, checkpointed and averaged
 
     @abstractmethod
     def loss(self, batch: Batch, draws: Draws) -> Terms:

@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from rectiflow.conditioning import Conditioning
 from rectiflow.data.draws import Draws
+from rectiflow.encoders.states import ENCODERS, assemble
 from rectiflow.flow.formulations import Formulation
 from rectiflow.training.objectives.base import Batch, Objective, Terms
-
-NUM_TEXT_ENCODERS = 3
 
 Assemble = Callable[..., Conditioning]  # (states, keep (batch, 3) bool) -> Conditioning
 
 
-class FlowObjective(Objective):
+class FlowObjective(Objective[nn.Module]):
     """Loss of a velocity network on `latent` (batch, c, h, w) and `states` (text states).
 
     Args:
@@ -32,12 +31,12 @@ class FlowObjective(Objective):
         model: nn.Module,
         formulation: Formulation,
         text_dropout: float,
-        assemble: Assemble | None = None,
+        assemble: Assemble = assemble,
     ) -> None:
         self.model = model
         self.formulation = formulation
         self.text_dropout = text_dropout
-        self._assemble = assemble or _sd3_assemble()
+        self._assemble = assemble
 
     def loss(self, batch: Batch, draws: Draws) -> Terms:
         """Per-sample loss at a drawn time, noise and choice of text encoders."""
@@ -62,10 +61,4 @@ class FlowObjective(Objective):
 
     def keep(self, draws: Draws) -> Bool[Tensor, "batch encoders"]:
         """Which text encoders each sample keeps."""
-        return draws.uniform("text dropout", (NUM_TEXT_ENCODERS,)) >= self.text_dropout
-
-
-def _sd3_assemble() -> Assemble:
-    from rectiflow.encoders.text import assemble  # transformers, seconds to import
-
-    return assemble
+        return draws.uniform("text dropout", (len(ENCODERS),)) >= self.text_dropout

@@ -1,0 +1,129 @@
+"""Recipes: packaged ones load, and every setting of the loop is checked."""
+
+import dataclasses
+
+import pytest
+
+from rectiflow import config
+from rectiflow.training.recipe import (
+    AutoencoderRecipe,
+    EncodersRecipe,
+    FlowRecipe,
+    load_recipe,
+    packaged_recipes,
+    recipe_from_dict,
+    recipe_hash,
+    with_training,
+)
+from rectiflow.training.settings import TrainingSettings
+
+FLOW = """
+kind = "flow"
+[data]
+kind = "scenes"
+[training]
+num_steps = 10
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "my-flow.toml"
+    file.write_text(FLOW)
+    return str(file)
+
+
+def test_a_file_is_named_after_itself_and_reads_back(path):
+    recipe = load_recipe(path, ["training.batch_size=8", "data.num_scenes=7"])
+    assert isinstance(recipe, FlowRecipe)
+    assert (recipe.name, recipe.training.batch_size, recipe.data.num_scenes) == ("my-flow", 8, 7)
+    assert recipe_from_dict(config.to_dict(recipe)) == recipe
+
+
+def test_the_kind_decides_the_sections(path):
+    assert isinstance(load_recipe(path, ["kind=autoencoder"]), AutoencoderRecipe)
+    assert isinstance(load_recipe(path, ["kind=encoders"]), EncodersRecipe)
+    with pytest.raises(ValueError, match=r"unknown setting sampling; known: data, kind, model"):
+        load_recipe(path, ["kind=autoencoder", "sampling.num_steps=3"])
+
+
+def test_packaged_recipes_are_valid_and_carry_their_name():
+    for name in packaged_recipes():
+        required = ["data.path=/pictures"] if name == "folder" else []
+        assert load_recipe(name, required).name == name
+
+
+def test_an_unknown_recipe_names_the_nearest(monkeypatch):
+    monkeypatch.setattr("rectiflow.training.recipe.packaged_recipes", lambda: ["scenes-tiny"])
+    with pytest.raises(ValueError, match=r"'scenes-tin'; did you mean scenes-tiny\?"):
+        load_recipe("scenes-tin")
+    with pytest.raises(ValueError, match=r"no recipe file missing\.toml"):
+        load_recipe("missing.toml")
+
+
+def test_a_file_that_is_no_recipe_is_refused(tmp_path):
+    for content in (b"\xff\xfe", b"kind = "):
+        (tmp_path / "a.toml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.toml is not"):
+            load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_cadence_does_not_enter_the_hash_and_all_else_does(path):
+    recipe = load_recipe(path)
+    for field in dataclasses.fields(TrainingSettings):
+        other = _another(getattr(recipe.training, field.name), field.name)
+        changed = with_training(recipe, **other)
+        assert (recipe_hash(changed) == recipe_hash(recipe)) == bool(field.metadata), field.name
+
+
+def _another(value, name):
+    if name == "minutes":
+        return {"num_steps": None, "minutes": 1.0}
+    choices = {
+        "optimizer": "adamw",
+        "decay": "cosine",
+        "precision": "bf16",
+        "init_from": "x",
+        "device": "cpu",
+        "betas": (0.8, 0.9),
+        "num_microbatches": 2,
+    }
+    if name in choices:
+        return {name: choices[name]}
+    return {name: value / 2 if isinstance(value, float) else value + 1}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("training.num_steps=0", "training.num_steps must be >= 1, got 0"),
+        ("training.minutes=0", "training.minutes must be > 0, got 0.0"),
+        ("training.batch_size=0", "training.batch_size must be >= 1, got 0"),
+        ("training.num_microbatches=65", "training.num_microbatches must be <= batch_size 64, got"),
+        ("training.decay_fraction=1.5", r"training.decay_fraction must be in \[0, 1\], got 1.5"),
+        ("training.ema_decay=1.5", r"training.ema_decay must be in \[0, 1\], got 1.5"),
+        ("training.betas=[0.9, 2]", r"training.betas must be in \[0, 1\], got 2.0"),
+        ("training.learning_rate=0", "training.learning_rate must be > 0, got 0.0"),
+        ("training.keep_checkpoints=0", "training.keep_checkpoints must be >= 1, got 0"),
+        ("training.clip_norm=-1", "training.clip_norm must be >= 0, got -1.0"),
+        ("objective.text_dropout=2", r"objective.text_dropout must be in \[0, 1\], got 2.0"),
+        ("data.size_px=60", "data.size_px must be a positive multiple of 8, got 60"),
+        ("data.size_px=72", "data.size_px must be a multiple of 8 model.patch_size = 16, got 72"),
+        ("data.synthetic_fraction=-1", r"data.synthetic_fraction must be in \[0, 1\], got -1.0"),
+        ("model.depth=0", "model.depth must be >= 1, got 0"),
+        ("sampling.num_steps=0", "sampling.num_steps must be >= 1, got 0"),
+        ("name=a/b", "name must be letters, digits"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_path(path, assignment, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        load_recipe(path, [assignment])
+
+
+def test_minutes_need_a_warm_up_that_hides_the_number_of_steps(path):
+    with pytest.raises(ValueError, match=r"warmup_steps must be >= 25 when minutes are given"):
+        load_recipe(path, ["training.minutes=5", "training.warmup_steps=24"])
+    recipe = load_recipe(path, ["training.minutes=5"])
+    assert (recipe.training.num_steps, recipe.training.minutes) == (None, 5.0)
+    with pytest.raises(ValueError, match="give num_steps or minutes, exactly one"):
+        load_recipe(path, ["training.minutes=5", "training.num_steps=5"])
