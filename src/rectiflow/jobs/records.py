@@ -11,7 +11,9 @@ from rectiflow.training.settings import FolderData, ScenesData
 _log = logging.getLogger(__name__)
 
 
-def picture_sources(data: ScenesData | FolderData, seed: int) -> tuple[PictureSource, PictureSource]:
+def picture_sources(
+    data: ScenesData | FolderData, seed: int
+) -> tuple[PictureSource, PictureSource]:
     """Pictures to train on, in an order keyed by `seed`, and held-out ones, in their own order.
 
     Raises:

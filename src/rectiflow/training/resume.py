@@ -28,12 +28,16 @@ def claim(run: Run, recipe: Recipe) -> None:
     Raises:
         ValueError: If the folder belongs to another recipe, or a setting differs.
     """
-    run.create()
+    check_claim(run.create(), recipe)
+    runs.write_bytes(run.config_path, config.to_json(recipe).encode())
+
+
+def check_claim(run: Run, recipe: Recipe) -> None:
+    """Refuse what `claim` refuses; writes nothing, and the folder need not exist."""
     if run.config_path.exists():
         _refuse_another(run, recipe)
     elif checkpoint.list_checkpoints(run) or run.metrics_path.exists():
         raise DataError(f"{run.config_path} is missing, but the folder holds a run; restore it")
-    runs.write_bytes(run.config_path, config.to_json(recipe).encode())
 
 
 def _refuse_another(run: Run, recipe: Recipe) -> None:

@@ -1,0 +1,54 @@
+"""Recipes of kind `encoders`: the text encoders and their vision tower."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rectiflow.data.folder import FolderRecords
+from rectiflow.data.scenes import caption, make_scene
+from rectiflow.encoders.image import ImageEncoder
+from rectiflow.encoders.pretraining import EncodersInTraining
+from rectiflow.encoders.text import TextEncoders
+from rectiflow.jobs.job import Job, Progress
+from rectiflow.jobs.records import picture_sources
+from rectiflow.runs import Run
+from rectiflow.training.loop import Hooks
+from rectiflow.training.objectives.encoders import EncodersObjective
+from rectiflow.training.recipe import EncodersRecipe
+from rectiflow.training.settings import FolderData, ScenesData
+from rectiflow.training.validation import HeldOutValidation
+
+CORPUS_SCENES = 20_000  # captions of so many scenes make the vocabulary and the context lengths
+
+
+def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
+    """Text encoders on captions and pictures; RUN/export gets six folders and `image_encoder`."""
+    if recipe.training.num_microbatches != 1:
+        raise ValueError(
+            "training.num_microbatches must be 1 for encoders, whose loss compares the samples of "
+            f"a batch, got {recipe.training.num_microbatches}"
+        )
+    training, held_out = picture_sources(recipe.data, recipe.seed)
+    text = TextEncoders.new(recipe.model, corpus(recipe.data), seed=recipe.seed)
+    image = ImageEncoder.new(recipe.model, recipe.data.size_px, seed=recipe.seed + 1)
+    model = EncodersInTraining(text, image, seed=recipe.seed + 2)
+    objective = EncodersObjective(model, recipe.objective, recipe.data.synthetic_fraction)
+    validate = HeldOutValidation(objective, held_out, recipe.seed)
+
+    def finish(run: Run) -> Mapping[str, Any]:
+        text.save(run.export)
+        image.save(run.export)
+        clip_tokens, t5_tokens = text.segments
+        return {"clip_tokens": clip_tokens, "t5_tokens": t5_tokens}
+
+    return Job(objective=objective, source=training, hooks=Hooks(validate=validate), finish=finish)
+
+
+def corpus(data: ScenesData | FolderData) -> Iterable[str]:
+    """The captions that vocabulary and context lengths are made from."""
+    if isinstance(data, ScenesData):
+        for index in range(min(data.num_scenes, CORPUS_SCENES)):
+            yield from caption(make_scene(data.seed, index))
+        return
+    records = FolderRecords(data.path, data.size_px)
+    for index in range(len(records)):
+        yield from records.record(index).captions.values()

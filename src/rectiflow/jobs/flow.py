@@ -1,0 +1,174 @@
+"""Recipes of kind `flow`: frozen encoders, an encoded store, an MM-DiT."""
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from rectiflow.config import config_hash
+from rectiflow.data.folder import FolderRecords
+from rectiflow.data.manifest import json_hash
+from rectiflow.data.stored import StoreSource
+from rectiflow.encoders.autoencoder import Autoencoder
+from rectiflow.encoders.text import TextEncoders, TextStates
+from rectiflow.flow.formulations import formulation
+from rectiflow.jobs.grids import PictureGrid, grid_prompts
+from rectiflow.jobs.job import Job, Progress
+from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
+from rectiflow.preparation.encode import Encoders
+from rectiflow.preparation.prepare import summary
+from rectiflow.preparation.prepared import Prepared, prepare_folder, prepare_scenes
+from rectiflow.preparation.reconstruction import reconstruction_psnr, reconstruction_warning
+from rectiflow.runs import Run, write_json
+from rectiflow.sampling.bundle import seal
+from rectiflow.sampling.load import load_encoders, network_config
+from rectiflow.sampling.sources import encoder_folders
+from rectiflow.training.ema import named_tensors
+from rectiflow.training.loop import Hooks
+from rectiflow.training.objectives.flow import FlowObjective
+from rectiflow.training.recipe import FlowRecipe, recipe_hash
+from rectiflow.training.settings import ScenesData
+from rectiflow.training.stepping import resolve_device
+from rectiflow.training.validation import FlowValidation
+
+_log = logging.getLogger(__name__)
+
+
+def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
+    """An MM-DiT on latents and text states, both encoded once into `<runs>/stores`."""
+    section = dataclasses.asdict(recipe.encoders)
+    autoencoder, text = load_encoders(section)
+    prepared, facts = _prepare(recipe, run, autoencoder, text, progress)
+    network = _new_network(recipe, autoencoder, text)
+    objective = FlowObjective(
+        network, formulation(recipe.objective.formulation), recipe.objective.text_dropout
+    )
+    training, held_out = _sources(recipe, prepared)
+    grid = PictureGrid(network, autoencoder, text, recipe, grid_prompts(recipe, prepared))
+    hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=(grid,))
+
+    def finish(run: Run) -> Mapping[str, Any]:
+        _export(network, section, run, recipe)
+        return {"mmdit": "export/mmdit"}
+
+    return Job(objective=objective, source=training, hooks=hooks, finish=finish, facts=facts)
+
+
+def _new_network(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> MMDiT:
+    """An untrained network whose weights are a function of the recipe's seed."""
+    config = shape_of(recipe, autoencoder, text)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return MMDiT(config)
+
+
+def shape_of(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> MMDiTConfig:
+    """The shape of the recipe's network on these encoders."""
+    section = dataclasses.asdict(recipe.model)
+    return network_config(section, recipe.data.size_px, autoencoder, text)
+
+
+def _prepare(
+    recipe: FlowRecipe,
+    run: Run,
+    autoencoder: Autoencoder,
+    text: TextEncoders,
+    progress: Progress,
+) -> tuple[Prepared, Mapping[str, Any]]:
+    data = recipe.data
+    device = resolve_device(recipe.training.device)
+    encoders = Encoders(autoencoder.to(device), text.to(device), device)
+    folder = store_folder(recipe, run, encoders)
+
+    def report(done: int, total: int) -> None:
+        progress("encoding", done, total, {})
+
+    if isinstance(data, ScenesData):
+        prepared = prepare_scenes(
+            encoders,
+            folder,
+            seed=data.seed,
+            num_scenes=data.num_scenes,
+            num_validation=data.num_validation,
+            size_px=data.size_px,
+            on_progress=report,
+        )
+        return prepared, {"store": str(folder)}
+    decibels = reconstruction_psnr(
+        FolderRecords(data.path, data.size_px), autoencoder, device=device
+    )
+    _log.warning("the autoencoder keeps these pictures at %.1f dB (PSNR)", decibels)
+    if warning := reconstruction_warning(decibels, data.path):
+        _log.warning("%s", warning)
+    prepared = prepare_folder(
+        encoders,
+        folder,
+        path=data.path,
+        size_px=data.size_px,
+        num_validation=data.num_validation,
+        on_progress=report,
+    )
+    _log.warning("%s", summary(prepared.training))
+    facts = {"store": str(folder), "reconstruction_psnr_db": decibels}
+    return prepared, facts
+
+
+def store_folder(recipe: FlowRecipe, run: Run, encoders: Encoders) -> Path:
+    """Where the encoded data of a recipe lies: beside the run, shared by all runs there.
+
+    The name tells the data; its end is a hash of data and encoders, so that runs that differ in
+    nothing else share a store and no others do.
+    """
+    data = dataclasses.asdict(recipe.data)
+    data.pop("synthetic_fraction")  # enters when captions are chosen, not when they are encoded
+    stamp = dataclasses.asdict(encoders.stamp())
+    if isinstance(recipe.data, ScenesData):
+        name = f"scenes-{recipe.data.num_scenes}"
+    else:
+        data["files"] = FolderRecords(recipe.data.path, recipe.data.size_px).description()
+        name = Path(recipe.data.path).resolve().name or "folder"
+    key = json_hash({"data": data, "encoders": stamp})
+    return run.folder.resolve().parent / "stores" / f"{name}-{recipe.data.size_px}px-{key[:8]}"
+
+
+def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, StoreSource]:
+    fraction = recipe.data.synthetic_fraction
+    training = StoreSource(
+        prepared.training,
+        seed=recipe.seed,
+        states=TextStates,
+        synthetic_fraction=fraction,
+        rows=prepared.training_rows,
+    )
+    held_out = StoreSource(
+        prepared.validation,
+        seed=recipe.seed,
+        states=TextStates,
+        synthetic_fraction=fraction,
+        rows=prepared.validation_rows,
+        shuffle=False,
+    )
+    return training, held_out
+
+
+def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run, recipe: FlowRecipe) -> None:
+    """Write RUN/export: the averaged network and the encoders it was trained on, one bundle."""
+    if run.export.exists():
+        shutil.rmtree(run.export)  # an export that a kill cut short
+    folders = encoder_folders(encoders)
+    shutil.copytree(folders.autoencoder, run.export / "vae")
+    for part in sorted(folders.text.iterdir()):
+        if part.is_dir() and part.name.startswith(("text_encoder", "tokenizer", "image_encoder")):
+            shutil.copytree(part, run.export / part.name)
+    (run.export / "mmdit").mkdir()
+    write_json(run.export / "mmdit" / "config.json", dataclasses.asdict(network.config))
+    tensors = {
+        name: tensor.detach().contiguous() for name, tensor in named_tensors(network).items()
+    }
+    save_file(tensors, run.export / "mmdit" / "model.safetensors", metadata={"format": "pt"})
+    seal(run.export, {"recipe_hash": recipe_hash(recipe), "config_hash": config_hash(recipe)})

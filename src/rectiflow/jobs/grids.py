@@ -1,0 +1,101 @@
+"""Pictures drawn while a flow trains: the same prompts and noises every time."""
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image
+
+from rectiflow.encoders.autoencoder import Autoencoder
+from rectiflow.encoders.text import TextEncoders
+from rectiflow.flow.formulations import formulation
+from rectiflow.nn.mmdit import MMDiT
+from rectiflow.preparation.prepared import Prepared
+from rectiflow.sampling.images import contact_sheet, save_png
+from rectiflow.sampling.options import SamplingOptions
+from rectiflow.sampling.pipeline import Pipeline
+from rectiflow.training.recipe import FlowRecipe
+from rectiflow.training.settings import ScenesData
+from rectiflow.training.state import TrainState
+
+SCENES_PROMPTS = (
+    "a red circle",
+    "a green star",
+    "two red circles",
+    "three yellow triangles",
+    "four blue squares",
+    "five white crosses",
+    "a blue star left of a green square",
+    "a red ring above a black cross",
+    "an orange circle and a purple triangle",
+    "a pink square right of a brown ring",
+    "two red circles and one blue square",
+    "a circle and a star",
+    'the word "CAT"',
+    'the word "HELLO"',
+    'the word "SNOW" in white',
+    'black letters "RFT"',
+)
+
+
+class PictureGrid:
+    """An observer of the loop: draws with the averaged weights into RUN/samples.
+
+    Args:
+        network: What is trained; its present weights are replaced by their average while it draws.
+        autoencoder: Latents to pictures.
+        text: Prompts to text states.
+        recipe: Says how to draw.
+        prompts: What to draw; `sampling.num_pictures` of them.
+    """
+
+    def __init__(
+        self,
+        network: MMDiT,
+        autoencoder: Autoencoder,
+        text: TextEncoders,
+        recipe: FlowRecipe,
+        prompts: Sequence[str],
+    ) -> None:
+        self._parts = (network, autoencoder, text)
+        self._recipe = recipe
+        self._prompts = list(prompts)
+
+    def __call__(self, state: TrainState) -> Mapping[str, float]:
+        """Write `step-00001000.png`; logs nothing."""
+        network, autoencoder, text = self._parts
+        settings = self._recipe.sampling
+        options = SamplingOptions(
+            num_steps=settings.num_steps,
+            solver=settings.solver,
+            guidance_scale=settings.guidance_scale,
+            shift=settings.shift,
+        )
+        pipeline = Pipeline(
+            network,
+            autoencoder,
+            text,
+            formulation=formulation(self._recipe.objective.formulation),
+            side_px=self._recipe.data.size_px,
+            unconditional_text=settings.unconditional,
+            device=next(network.parameters()).device,
+            precision=self._recipe.training.precision,
+        )
+        keys = [(settings.seed, i) for i in range(len(self._prompts))]
+        with state.ema.applied():
+            drawn = pipeline.draw(self._prompts, keys, options)
+        side = max(128, self._recipe.data.size_px)
+        pictures = [
+            Image.fromarray(p).resize((side, side), Image.Resampling.NEAREST) for p in drawn
+        ]
+        state.run.samples.mkdir(exist_ok=True)
+        sheet = contact_sheet(pictures, captions=self._prompts)
+        save_png(sheet, state.run.samples / f"step-{state.step:08d}.png")
+        return {}
+
+
+def grid_prompts(recipe: FlowRecipe, prepared: Prepared) -> list[str]:
+    """What to draw: a fixed list for scenes, captions of held-out pictures for an own folder."""
+    num = recipe.sampling.num_pictures
+    if isinstance(recipe.data, ScenesData):
+        return [SCENES_PROMPTS[i % len(SCENES_PROMPTS)] for i in range(num)]
+    rows = prepared.validation_rows[:num]
+    return prepared.validation.captions(rows, "caption")
