@@ -1,4 +1,4 @@
-"""Batches of pictures with their captions, straight from records: what the encoders are trained on."""
+"""Batches of pictures with captions, straight from records: what encoders are trained on."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -31,10 +31,7 @@ def plan(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
         FileNotFoundError: If the encoders of a flow recipe are not there.
     """
     check_claim(Run(folder), recipe)
-    if isinstance(recipe, FlowRecipe):
-        costs = _flow_costs(recipe)
-    else:
-        costs = _module_costs(recipe)
+    costs = _flow_costs(recipe) if isinstance(recipe, FlowRecipe) else _module_costs(recipe)
     return {
         "run": str(folder),
         "recipe": config.to_dict(recipe),
