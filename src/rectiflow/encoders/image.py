@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -29,7 +28,7 @@ class ImageEncoder(nn.Module):
         self.network = network
 
     @classmethod
-    def new(cls, model: EncodersModel, size_px: int, seed: int = 0) -> Self:
+    def new(cls, model: EncodersModel, size_px: int, seed: int = 0) -> "ImageEncoder":
         """An untrained tower for pictures of one size; its weights are a function of `seed`.
 
         Raises:
@@ -55,7 +54,7 @@ class ImageEncoder(nn.Module):
             return cls(CLIPVisionModelWithProjection(config).eval())
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str) -> "ImageEncoder":
         """Read the folder `image_encoder` of a bundle, in float32.
 
         Raises:
