@@ -78,6 +78,8 @@ def _write_sheet(records: list[tuple[Any, Any]], out: Path) -> None:
     for record, picture in records:
         image = Image.fromarray(picture)
         factor = -(-MIN_CELL_PX // image.width)  # enlarged by whole pixels, so that none is hidden
-        images.append(image.resize((image.width * factor, image.height * factor), Image.NEAREST))
+        images.append(
+            image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        )
         captions.append("\n".join(record.captions.values()))
     save_png(contact_sheet(images, captions=captions), out, {})

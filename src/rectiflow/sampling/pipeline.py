@@ -56,6 +56,8 @@ class Pipeline:
         recipe_hash: str = "",
         options: SamplingOptions | None = None,
     ) -> None:
+        config: Any = network.config
+        self.patch_size: int = config.patch_size
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.autoencoder = autoencoder.to(self.device).eval()
@@ -150,7 +152,7 @@ class Pipeline:
             ValueError: If the size does not fit the autoencoder and the network's patches.
         """
         width, height = size or (self.side_px, self.side_px)
-        unit = self.autoencoder.factor * self.network.config.patch_size
+        unit = self.autoencoder.factor * self.patch_size
         if width < unit or height < unit or width % unit or height % unit:
             raise ValueError(
                 f"width and height must be multiples of {unit} px, got {width}x{height}"
