@@ -9,9 +9,14 @@ from rectiflow.runs import Run, read_json, replacing, write_json
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"x": 1})
-    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise OSError("full")
+
+    def write_half():
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
     assert read_json(path) == {"x": 1}
     assert list(tmp_path.iterdir()) == [path]
 

@@ -175,7 +175,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_moves_a_weight(tmp_path):
     objective = tiny_objective()
     before = {n: t.clone() for n, t in objective.model.state_dict().items()}
     objective.model.final.project.bias.register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(RuntimeError, match="the gradient is not finite at step 1;.*; 8 samples"):
+    with pytest.raises(RuntimeError, match=r"the gradient is not finite at step 1;.*; 8 samples"):
         tiny_train(tmp_path, objective=objective)
     for name, tensor in objective.model.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -198,3 +198,46 @@ def test_devices_that_are_not_there_are_refused():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device 'cuda' is not available here"):
             resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adamw"},
+        {"learning_rate": 2e-3},
+        {"muon_learning_rate": 2e-3},
+        {"weight_decay": 0.5},
+        {"betas": (0.5, 0.95)},
+        {"betas": (0.9, 0.5)},
+        {"eps": 1e-2},
+        {"muon_momentum": 0.5},
+        {"warmup_steps": 2},
+        {"decay": "cosine"},
+        {"decay_fraction": 0.3},
+        {"clip_norm": 1e-4},
+        {"batch_size": 6},
+        {"num_steps": 8},
+        {"ema_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_every_setting_of_the_loop_changes_what_is_learned(change, plain_result, tmp_path):
+    assert not torch.equal(averaged_after_training(tmp_path, change), plain_result)
+
+
+@pytest.fixture(scope="module")
+def plain_result(tmp_path_factory):
+    return averaged_after_training(tmp_path_factory.mktemp("plain"), {})
+
+
+def averaged_after_training(folder, change):
+    """All averaged weights in one vector; the averages depend on all that the weights do."""
+    objective, seen = tiny_objective(), []
+    settings = tiny_settings(**{"num_steps": 7, "checkpoint_every_steps": 0, **change})
+
+    def observe(state):
+        seen.append(torch.cat([t.flatten().clone() for t in state.ema.tensors.values()]))
+        return {}
+
+    tiny_train(folder, settings, objective, observers=[observe])
+    return seen[-1]

@@ -130,8 +130,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, tm
 
 def test_cadence_and_workers_do_not_enter_the_weights(uninterrupted, tmp_path):
     run = Run(tmp_path / "run")
+    settings = tiny_settings(checkpoint_every_steps=2, num_workers=2)
     with pytest.raises(Killed):
-        settings = tiny_settings(checkpoint_every_steps=2, num_workers=2)
         tiny_train(run.folder, settings, on_progress=killing_at(5))
     settings = tiny_settings(checkpoint_every_steps=1, log_every_steps=3, validate_every_steps=0)
     tiny_train(run.folder, settings)

@@ -1,4 +1,4 @@
-"""The flow's objective: the formulation's loss at the drawn time, each text encoder dropped alone."""
+"""The flow's objective: the formulation's loss at drawn times, text encoders dropped singly."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 
 from rectiflow.flow.formulations import formulation
 from rectiflow.training.objectives.flow import FlowObjective
-from tests.training.tiny import TinySource, assemble, draws
 from tests.training.test_validation import Silent
+from tests.training.tiny import TinySource, assemble, draws
 
 
 def objective(dropout=0.464, name="rf/lognorm(0.00,1.00)"):
