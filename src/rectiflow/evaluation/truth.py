@@ -3,6 +3,7 @@
 from rectiflow.data.scenes import Scene, Thing
 from rectiflow.data.scenes.glyphs import CAP_HEIGHT, word_width
 from rectiflow.evaluation.checker import Object, Parsed, ReadWord
+from rectiflow.evaluation.checker.found import Box
 
 
 def truth_of(scene: Scene, size_px: int = 64) -> Parsed:
@@ -23,5 +24,6 @@ def _object(thing: Thing, size_px: int) -> Object:
     return Object(thing.shape, thing.color, box, (x * size_px, y * size_px), 1.0)
 
 
-def _pixels(box: tuple[float, float, float, float], size_px: int) -> tuple[float, ...]:
-    return tuple(edge * size_px for edge in box)
+def _pixels(box: Box, size_px: int) -> Box:
+    left, top, right, bottom = (edge * size_px for edge in box)
+    return left, top, right, bottom

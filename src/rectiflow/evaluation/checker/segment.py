@@ -11,9 +11,9 @@ from scipy import ndimage
 from rectiflow.data.scenes import BACKGROUND
 from rectiflow.evaluation.checker.color import NAMES, Rays, coverage_of, rays_from, to_lab
 from rectiflow.evaluation.checker.found import Box
+from rectiflow.evaluation.checker.regions import depth_inside, grown, labelled, outline_of
 from rectiflow.evaluation.checker.thresholds import Thresholds
 
-EIGHT: Final = np.ones((3, 3), bool)  # strokes of letters meet at corners only
 SURROUNDINGS: Final = 0.035  # a piece owns the pixels around it this far, in parts of the side
 RGB = tuple[int, int, int]
 Mask = Bool[np.ndarray, "h w"]
@@ -25,7 +25,8 @@ class Piece:
 
     Args:
         color: Index of its palette colour, or None if it has none.
-        coverage: Soft mask within a window around the piece; 0 where another piece is nearer.
+        coverage: Soft mask within a window around the piece; 0 where another piece is nearer. Only
+            the half-maximum region itself if the piece has no colour to measure coverage by.
         mask: The half-maximum region in the same window.
         left, top: Position of the window in the picture, pixels.
     """
@@ -141,7 +142,7 @@ def _colored_regions(
     thresholds: Thresholds,
 ) -> Iterator[tuple[int, Bool[np.ndarray, "h w"]]]:
     """Regions of one palette colour each; touching objects of different colours come apart."""
-    component, num = ndimage.label(visible, EIGHT)
+    component, num = labelled(visible)
     if not num:
         return
     inside = np.flatnonzero(component)
@@ -173,7 +174,7 @@ def _half_maximum(
     """Connected parts of a region within its half-maximum edge, which blur does not move."""
     top = np.percentile(coverage[region], 90)
     inner = region & (coverage > thresholds.half_maximum * top)
-    label, num = ndimage.label(inner, EIGHT)
+    label, num = labelled(inner)
     sizes = np.bincount(label.reshape(-1), minlength=num + 1)
     for index in range(1, num + 1):
         if sizes[index] >= thresholds.junk_area * region.size:
@@ -193,17 +194,17 @@ def _pieces(
     owner = np.zeros(lab.shape[:2], np.int32)
     for index, mask in enumerate(masks, start=1):
         owner[mask] = index
-    far, place = ndimage.distance_transform_edt(owner == 0, return_indices=True)
-    nearest = owner[tuple(place)]
-    nearest[far > max(2.0, SURROUNDINGS * min(lab.shape[:2]))] = 0
+    nearest = grown(owner, max(2.0, SURROUNDINGS * min(lab.shape[:2])))
     pieces = []
     for index, window in enumerate(ndimage.find_objects(nearest), start=1):
         mask = owner[window] == index
         if _is_rim(index, owner[window], thresholds):
             continue
         color = _name(lab[window], mask, rays_from(background), thresholds)
-        soft = coverage_of(image[window], background, color or 0)
-        soft = np.where(nearest[window] == index, np.clip(soft, 0, 1.2), 0).astype(np.float32)
+        soft = mask.astype(np.float32)
+        if color is not None:
+            covered = np.clip(coverage_of(image[window], background, color), 0, 1.2)
+            soft = np.where(nearest[window] == index, covered, 0).astype(np.float32)
         pieces.append(Piece(color, soft, mask, window[1].start, window[0].start))
     return pieces
 
@@ -214,7 +215,7 @@ def _is_rim(index: int, owner: Int[np.ndarray, "h w"], thresholds: Thresholds) -
     Mixtures of two colours may pass near a third, in a thin band along the contact.
     """
     mine = owner == index
-    outline = owner[ndimage.binary_dilation(mine, EIGHT) & ~mine]
+    outline = owner[outline_of(mine)]
     others = outline[outline > 0]
     if len(others) <= thresholds.rim_contact * len(outline):
         return False
@@ -231,7 +232,7 @@ def _name(
 
     Never of the whole mask: its edge is mixed with the background.
     """
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    depth = depth_inside(mask)
     core = lab[depth >= thresholds.core_depth * depth.max()]
     median = np.median(core, axis=0)
     if np.linalg.norm(core - median, axis=1).mean() > thresholds.max_core_spread:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Complex, Float
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from rectiflow.data.scenes import SHAPES, shape_coverage
 from rectiflow.evaluation.checker.segment import Piece
@@ -130,16 +130,16 @@ def _best(target: Mask, taken: Mask, stamps: Stamps) -> Place:
     With rest r = target - taken, a stamp m lessens it by sum(2 m r - m^2) where nothing is taken,
     and by nothing where all is: the second term is weighted by what is not taken.
     """
-    rest, free = fft.rfft2(np.stack([2 * (target - taken), taken - 1]))
+    rest, free = np.fft.rfft2(np.stack([2 * (target - taken), taken - 1]))
     spectrum = rest * stamps.spectra + free * stamps.square_spectra
-    gains = np.asarray(fft.irfft2(spectrum, s=target.shape))
+    gains = np.fft.irfft2(spectrum, s=target.shape, axes=(1, 2))
     stamp, row, column = np.unravel_index(int(gains.argmax()), gains.shape)
     return int(stamp), int(row), int(column)
 
 
 def _left_over(difference: Mask) -> float:
-    """Pixels that disagree. Errors of half a pixel, which places and radii have, cancel."""
-    return float(np.abs(ndimage.uniform_filter(difference, 3)).sum())
+    """Pixels that disagree. Errors of half a pixel, as places and radii have them, cancel."""
+    return float(np.abs(np.asarray(ndimage.uniform_filter(difference, 5))).sum())
 
 
 def _are_apart(places: list[Place], stamps: Stamps, most: float) -> bool:
@@ -152,7 +152,7 @@ def _are_apart(places: list[Place], stamps: Stamps, most: float) -> bool:
 
 
 def _union(places: list[Place], stamps: Stamps) -> Mask:
-    total = np.zeros(stamps.masks.shape[1:], np.float32)
+    total = np.zeros_like(stamps.masks[0])
     middle = total.shape[0] // 2
     for stamp, row, column in places:
         moved = np.roll(stamps.masks[stamp], (row - middle, column - middle), (0, 1))
@@ -177,5 +177,5 @@ def _stamps(num: int, side: float, blur: float) -> Stamps:
     drawn = [shape_coverage(shape, radius, middle, (num, num)) for shape, radius in kinds]
     masks = np.stack([ndimage.gaussian_filter(mask, blur * side) for mask in drawn])
     origin = np.roll(masks, (-(num // 2), -(num // 2)), (1, 2))
-    spectra, squares = (np.conj(np.asarray(fft.rfft2(of))) for of in (origin, origin**2))
+    spectra, squares = (np.conj(np.fft.rfft2(of)) for of in (origin, origin**2))
     return Stamps(kinds, masks, spectra, squares)

@@ -65,15 +65,15 @@ class Thresholds:
     voting_reach: float = 0.6
     second_color: float = 0.12
     rim_contact: float = 0.3
-    min_match: float = 0.86
+    min_match: float = 0.9
     min_margin: float = 0.001
     single_match: float = 0.94
     split_extent: float = 0.26
-    split_residual: float = 0.27
+    split_residual: float = 0.18
     split_least: float = 0.4
     split_overlap: float = 0.3
-    word_match: float = 0.72
-    letter_match: float = 0.5
+    word_match: float = 0.78
+    letter_match: float = 0.55
     word_lead: float = -0.03
 
     @property
