@@ -1,11 +1,29 @@
-"""`rectiflow bench`: measure speed and memory on this machine."""
+"""`rectiflow bench`: measure speed, memory and the checker's limits on this machine."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
+
+Names = Annotated[list[str] | None, typer.Argument(help="What to measure (default: everything).")]
+Autoencoders = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--autoencoder", help="Autoencoder to measure: a run, bundle or folder; may be repeated."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change the recipe that encode and step run."),
+]
+Repeats = Annotated[
+    int | None, typer.Option(help="Measurements of each thing (default: what suits it).")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A rough look, held against no bar.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -14,26 +32,49 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="What to measure (default: everything).")
-    ] = None,
+    names: Names = None,
+    run: options.Run = None,
+    bundle: options.Bundle = None,
+    autoencoders: Autoencoders = None,
+    settings: Settings = None,
+    repeats: Repeats = None,
+    quick: Quick = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure speed and memory: imports, scenes, training step, sampling."""
-    from rectiflow.bench import BENCHMARKS, run_benchmarks
+    """Measure speed, memory and the checker's limits, each figure beside its bar."""
+    from rectiflow.bench import BENCHMARKS, BenchSettings, run_benchmarks
 
     unknown = sorted(set(names or ()) - set(BENCHMARKS))
     if unknown:
         raise ValueError(f"no benchmark {unknown[0]!r}; known: {', '.join(BENCHMARKS)}")
-    chosen = list(names or BENCHMARKS)
+    chosen = list(dict.fromkeys(names or BENCHMARKS))
+    choices = BenchSettings(
+        run=run,
+        bundle=bundle,
+        autoencoders=tuple(map(str, autoencoders or ())),
+        assignments=tuple(settings or ()),
+        num_repeats=repeats,
+        is_quick=quick,
+    )
     if dry_run:
-        say_json(chosen) if as_json else say("\n".join(chosen))
+        about = {name: BENCHMARKS[name].about for name in chosen}
+        say_json(about) if as_json else say("\n".join(f"{n:<12} {t}" for n, t in about.items()))
         return
     with Progress() as progress:
-        figures = run_benchmarks(chosen, progress)
-    if as_json:
-        say_json(figures)
-        return
-    for name, value in figures.items():
-        say(f"{name:<36} {value}")
+        report = run_benchmarks(
+            chosen, choices, lambda name, done, total: progress(f"measuring {name}", done, total)
+        )
+    say_json(report) if as_json else say(table(report))
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """The report as text: the machine, then one figure a line."""
+    lines = [", ".join(f"{name} {value}" for name, value in report["machine"].items())]
+    width = max(len(name) for name in report["figures"])
+    for name, row in report["figures"].items():
+        bar = f"{row['bar'] or '':<10}"
+        verdict = {True: "met", False: "MISSED", None: ""}[row["met"]]
+        value = f"{row['value']:>11.4g} {row['unit']:<12}"
+        lines.append(f"{name:<{width}} {value} {bar} {verdict}".rstrip())
+    return "\n".join(lines)

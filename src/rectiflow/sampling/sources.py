@@ -95,10 +95,20 @@ def encoder_folders(encoders: Mapping[str, Any]) -> EncoderFolders:
         DataError: If a bundle is damaged.
     """
     source = encoders.get("source")
-    autoencoder = _parts(encoders.get("autoencoder") or source, "vae")
-    text = _parts(encoders.get("text") or source, "text_encoder")
-    is_bare = not (autoencoder / "vae").is_dir()  # the folder of an autoencoder and nothing else
-    return EncoderFolders(autoencoder if is_bare else autoencoder / "vae", text)
+    autoencoder = autoencoder_folder(encoders.get("autoencoder") or source)
+    return EncoderFolders(autoencoder, _parts(encoders.get("text") or source, "text_encoder"))
+
+
+def autoencoder_folder(name_or_path: str | None) -> Path:
+    """Find one autoencoder, in any of the places where `encoder_folders` finds encoders.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        DataError: If a bundle is damaged.
+    """
+    folder = _parts(name_or_path, "vae")
+    is_bare = not (folder / "vae").is_dir()  # the folder of an autoencoder and nothing else
+    return folder if is_bare else folder / "vae"
 
 
 def _parts(name_or_path: str | None, part: str) -> Path:

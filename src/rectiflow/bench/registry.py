@@ -1,0 +1,117 @@
+"""The benchmarks by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rectiflow.bench.figure import Figure
+from rectiflow.bench.machine import machine_facts
+from rectiflow.bench.quality import (
+    autoencoder_names,
+    measure_autoencoder,
+    measure_ceilings,
+    measure_evaluate,
+)
+from rectiflow.bench.scenes import measure_checker, measure_encode, measure_scenes
+from rectiflow.bench.settings import BenchSettings
+from rectiflow.bench.startup import measure_help, measure_imports, measure_sample
+from rectiflow.bench.training import measure_step
+
+Progress = Callable[[str, int, int], None]
+
+
+def _needs_nothing(settings: BenchSettings) -> None:
+    """Ready as installed."""
+
+
+def _needs_model(settings: BenchSettings) -> None:
+    from rectiflow.sampling.sources import resolve_source
+
+    resolve_source(run=settings.run, bundle=settings.bundle)
+
+
+def _needs_encoders(settings: BenchSettings) -> None:
+    from rectiflow.bench.recipe import require_encoders
+
+    require_encoders(settings)
+
+
+def _needs_autoencoders(settings: BenchSettings) -> None:
+    from rectiflow.sampling.sources import autoencoder_folder
+
+    for name in autoencoder_names(settings):
+        autoencoder_folder(name)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Something to measure.
+
+    Args:
+        about: One line for a person.
+        measure: Returns figures by name.
+        require: Raises if what is to be measured is not there; called for all chosen benchmarks
+            before the first one runs, which may take long.
+    """
+
+    about: str
+    measure: Callable[[BenchSettings], Mapping[str, Figure]]
+    require: Callable[[BenchSettings], None] = _needs_nothing
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "imports": Benchmark("`import rectiflow` against `import torch`", measure_imports),
+    "help": Benchmark("`rectiflow --help`", measure_help),
+    "scenes": Benchmark("scenes rendered on one core", measure_scenes),
+    "checker": Benchmark("pictures judged on one core", measure_checker),
+    "encode": Benchmark("scenes encoded into a store", measure_encode, _needs_encoders),
+    "step": Benchmark("training step of scenes-tiny", measure_step, _needs_encoders),
+    "sample": Benchmark("one prompt from a cold process", measure_sample, _needs_model),
+    "evaluate": Benchmark("the whole suite, and its scores", measure_evaluate, _needs_model),
+    "autoencoder": Benchmark(
+        "PSNR, SSIM and agreement of autoencoders", measure_autoencoder, _needs_autoencoders
+    ),
+    "ceilings": Benchmark("what the checker accepts, rightly and wrongly", measure_ceilings),
+}
+
+
+def run_benchmarks(
+    names: Sequence[str],
+    settings: BenchSettings | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure and report.
+
+    Args:
+        names: Of benchmarks; an empty list is refused.
+        settings: What is measured, and how thoroughly.
+        on_progress: Called as (name, number done, number of all) before each and at the end.
+
+    Returns:
+        `machine`: what it ran on. `quick`: whether this was a rough look. `figures`: by
+        "benchmark: figure", each with `value`, `unit`, `bar` (such as "<= 1.2", or None) and `met`.
+
+    Raises:
+        ValueError: If a name is unknown.
+        FileNotFoundError: If a model or an encoder that is needed is not there.
+    """
+    settings = settings or BenchSettings()
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown or not names:
+        wrong = f"no benchmark {unknown[0]!r}" if unknown else "name at least one benchmark"
+        raise ValueError(f"{wrong}; known: {', '.join(BENCHMARKS)}")
+    for name in names:
+        BENCHMARKS[name].require(settings)
+    machine = machine_facts()  # before the work, so that the load is not our own
+    figures = {}
+    for done, name in enumerate(names):
+        if on_progress:
+            on_progress(name, done, len(names))
+        for figure_name, figure in BENCHMARKS[name].measure(settings).items():
+            if settings.is_quick:
+                figure = dataclasses.replace(figure, at_most=None, at_least=None)
+            figures[f"{name}: {figure_name}"] = figure.row()
+    if on_progress:
+        on_progress(names[-1], len(names), len(names))
+    return {"machine": machine, "quick": settings.is_quick, "figures": figures}

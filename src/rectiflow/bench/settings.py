@@ -1,0 +1,49 @@
+"""What is measured, and how thoroughly."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """Choices of a call of `rectiflow bench`.
+
+    Args:
+        run: Run whose model is measured; None for `bundle`.
+        bundle: Bundle whose model is measured, None for the packaged one.
+        autoencoders: Runs, bundles or folders of autoencoders to compare; empty for that of the
+            packaged bundle.
+        assignments: Changes of the recipe scenes-tiny, each "section.field=value".
+        num_repeats: How often each thing is measured, None for a number that suits it.
+        is_quick: A rough look with little work; its figures are held against no bar.
+
+    Raises:
+        ValueError: If `num_repeats` < 1, or run and bundle are both given.
+    """
+
+    run: Path | None = None
+    bundle: str | None = None
+    autoencoders: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+    num_repeats: int | None = None
+    is_quick: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_repeats is not None and self.num_repeats < 1:
+            raise ValueError(f"repeats must be >= 1, got {self.num_repeats}")
+        if self.run is not None and self.bundle is not None:
+            raise ValueError(f"give --run or --bundle, not both (got {self.run}, {self.bundle})")
+
+    def repeats(self, usual: int) -> int:
+        """How often to measure what is usually measured so often."""
+        return self.num_repeats or (1 if self.is_quick else usual)
+
+    def amount(self, usual: int, quick: int) -> int:
+        """How much to do in one measurement."""
+        return quick if self.is_quick else usual
+
+    def model(self) -> list[str]:
+        """The options that name the measured model on a command line."""
+        if self.run is not None:
+            return ["--run", str(self.run)]
+        return [] if self.bundle is None else ["--bundle", self.bundle]
