@@ -21,6 +21,10 @@ from rectiflow.data.records import BadRecord, Loaded, Quarantined, Record, Recor
 from rectiflow.data.store import caption_column, text_column
 
 STATES = ("clip_l", "clip_g", "t5", "pooled_l", "pooled_g")
+CPU_PICTURES = 32
+"""Pictures per call on a CPU, where larger batches leave the cache. Measured at 64 px on one core,
+with channels last: 850 pictures/s in 32s, 450 in 128s; with channels first 360 and 320."""
+
 STATE_DTYPE = "float16"
 """Half precision showed no degradation in the paper (arXiv 2403.03206, E.1)."""
 
@@ -103,8 +107,10 @@ class Encoders:
 
     @torch.no_grad()
     def _encode_pictures(self, pictures: list[np.ndarray]) -> np.ndarray:
-        image = as_images(pictures).to(self.device)
-        return self.autoencoder.encode(image).to("cpu", torch.float32).numpy()
+        image = as_images(pictures).to(self.device).contiguous(memory_format=torch.channels_last)
+        on_cpu = torch.device(self.device).type == "cpu"
+        parts = image.split(CPU_PICTURES if on_cpu else len(image))
+        return torch.cat([self.autoencoder.encode(part) for part in parts]).float().cpu().numpy()
 
 
 @dataclass
