@@ -21,7 +21,7 @@ from rectiflow.evaluation.checker.segment import Piece
 from rectiflow.evaluation.checker.thresholds import Thresholds
 
 WORKING_SIDE_PX: Final = 64  # larger pictures are reduced to about this before fitting
-RADII: Final = (0.085, 0.098, 0.112, 0.127, 0.142, 0.158)  # of the side
+RADII: Final = (0.085, 0.094, 0.103, 0.112, 0.122, 0.133, 0.145, 0.158)  # of the side
 MOST: Final = 5
 ROUNDS: Final = 2  # of fitting every shape again with the others held
 WELL_EXPLAINED: Final = 0.12  # part left over that is only the edges
