@@ -82,6 +82,18 @@ def contact_sheet(
     return sheet
 
 
+def sheet_pictures(
+    sheet: Image.Image, num: int, columns: int | None = None, gap_px: int = 4
+) -> list[Image.Image]:
+    """The pictures of a `contact_sheet` of `num` square ones, without their captions."""
+    columns = min(columns or math.ceil(math.sqrt(num)), num)
+    width = (sheet.width - gap_px) // columns
+    height = (sheet.height - gap_px) // math.ceil(num / columns)
+    side = width - gap_px
+    corners = [(gap_px + i % columns * width, gap_px + i // columns * height) for i in range(num)]
+    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
+
+
 @cache
 def _font() -> Any:
     return ImageFont.load_default(FONT_PX)
