@@ -166,3 +166,23 @@ def test_the_hash_is_of_what_enters_the_computation():
     others = ("seed=1", "loop.rate=1", "data.num=1")
     changed = {config.config_hash(build(made, assignment)) for assignment in others}
     assert len(changed | {reference}) == 4
+
+
+def test_names_of_another_kind_choose_it_and_drop_what_the_file_gave():
+    values = {"data": {"kind": "made", "num": 3}}
+    changed = config.override(Root, values, ["data.path=/my/pictures"])
+    assert config.from_dict(Root, changed).data == Pictures(path="/my/pictures")
+    both = config.override(Root, values, ["data.kind=pictures", "data.path=a", "data.size_px=8"])
+    assert config.from_dict(Root, both).data == Pictures(path="a", size_px=8)
+
+
+def test_names_of_two_kinds_at_once_are_refused():
+    changed = config.override(Root, {"data": {"kind": "made"}}, ["data.path=a", "data.num=3"])
+    with pytest.raises(ValueError, match=r"unknown setting data\.path"):
+        config.from_dict(Root, changed)
+
+
+def test_a_misspelt_name_of_the_file_survives_a_change_of_kind_and_is_refused():
+    changed = config.override(Root, {"data": {"kind": "made", "nmu": 3}}, ["data.path=a"])
+    with pytest.raises(ValueError, match=r"unknown setting data\.nmu"):
+        config.from_dict(Root, changed)

@@ -75,6 +75,8 @@ def override(cls: Any, values: Mapping[str, Any], assignments: Sequence[str]) ->
 
     VALUE is a TOML literal, otherwise a string; the field's type then checks. Of the settings that
     a class lists in `__alternatives__` an assigned one replaces another that only the file gave.
+    A section of several kinds takes the kind that has the assigned names, unless the kind itself is
+    assigned; what the file gave to the other kind is then dropped.
     """
     result = json.loads(json.dumps(values, default=_unjson))
     assigned = [_assignment(text) for text in assignments]
@@ -89,6 +91,7 @@ def override(cls: Any, values: Mapping[str, Any], assignments: Sequence[str]) ->
         for rival in _rivals(cls, result, path):
             if (*path[:-1], rival) not in [other for other, _ in assigned]:
                 section.pop(rival, None)
+    _switch_kinds(cls, result, [path for path, _ in assigned])
     return result
 
 
@@ -227,6 +230,35 @@ def _all_paths(declared: Any, values: Any) -> Iterator[str]:
         yield from (f"{field.name}.{path}" for path in below)
         if not below:
             yield field.name
+
+
+def _switch_kinds(cls: Any, values: dict[str, Any], assigned: list[tuple[str, ...]]) -> None:
+    """Let the assigned names of each section choose its kind, in place."""
+    owner = _section(cls, values)
+    hints = typing.get_type_hints(owner, include_extras=True) if owner is not None else {}
+    for name, declared in hints.items():
+        section = values.get(name)
+        mine = {path[1] for path in assigned if path[0] == name and len(path) > 1}
+        kinds = {_kind_of(m): m for m in _members(declared) if dataclasses.is_dataclass(m)}
+        if len(kinds) < 2 or not mine or not isinstance(section, dict):
+            continue
+        fitting = [kind for kind, m in kinds.items() if mine <= _field_names(m)]
+        if "kind" not in mine and section.get("kind") not in fitting and len(fitting) == 1:
+            section["kind"] = fitting[0]
+        chosen = kinds.get(section.get("kind"))
+        if chosen is not None and (section["kind"] in fitting or "kind" in mine):
+            kept = _field_names(chosen) | mine
+            values[name] = {
+                k: v for k, v in section.items() if k in kept or not _is_known(k, kinds)
+            }
+
+
+def _is_known(name: str, kinds: Mapping[Any, Any]) -> bool:
+    return any(name in _field_names(member) for member in kinds.values())
+
+
+def _field_names(section: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(section)}
 
 
 def _rivals(cls: Any, values: Mapping[str, Any], path: Sequence[str]) -> list[str]:

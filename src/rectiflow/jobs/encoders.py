@@ -31,7 +31,8 @@ def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
     text = TextEncoders.new(recipe.model, corpus(recipe.data), seed=recipe.seed)
     image = ImageEncoder.new(recipe.model, recipe.data.size_px, seed=recipe.seed + 1)
     model = EncodersInTraining(text, image, seed=recipe.seed + 2)
-    objective = EncodersObjective(model, recipe.objective, recipe.data.synthetic_fraction)
+    fraction = recipe.data.synthetic_fraction if isinstance(recipe.data, ScenesData) else 1.0
+    objective = EncodersObjective(model, recipe.objective, fraction)
     validate = HeldOutValidation(objective, held_out, recipe.seed)
 
     def finish(run: Run) -> Mapping[str, Any]:

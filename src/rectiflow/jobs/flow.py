@@ -61,10 +61,9 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
 
 def _new_network(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> MMDiT:
     """An untrained network whose weights are a function of the recipe's seed."""
-    config = shape_of(recipe, autoencoder, text)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return MMDiT(config)
+    network = MMDiT(shape_of(recipe, autoencoder, text))
+    network.reset_parameters(torch.Generator().manual_seed(recipe.seed))
+    return network
 
 
 def shape_of(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> MMDiTConfig:
@@ -98,7 +97,7 @@ def _prepare(
             size_px=data.size_px,
             on_progress=report,
         )
-        return prepared, {"store": str(folder)}
+        return prepared, {"store": folder.name}
     decibels = reconstruction_psnr(
         FolderRecords(data.path, data.size_px), autoencoder, device=device
     )
@@ -114,7 +113,7 @@ def _prepare(
         on_progress=report,
     )
     _log.warning("%s", summary(prepared.training))
-    facts = {"store": str(folder), "reconstruction_psnr_db": decibels}
+    facts = {"store": folder.name, "reconstruction_psnr_db": decibels}
     return prepared, facts
 
 
@@ -125,7 +124,7 @@ def store_folder(recipe: FlowRecipe, run: Run, encoders: Encoders) -> Path:
     nothing else share a store and no others do.
     """
     data = dataclasses.asdict(recipe.data)
-    data.pop("synthetic_fraction")  # enters when captions are chosen, not when they are encoded
+    data.pop("synthetic_fraction", None)  # enters when captions are chosen, not encoded
     stamp = dataclasses.asdict(encoders.stamp())
     if isinstance(recipe.data, ScenesData):
         name = f"scenes-{recipe.data.num_scenes}"
@@ -137,7 +136,8 @@ def store_folder(recipe: FlowRecipe, run: Run, encoders: Encoders) -> Path:
 
 
 def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, StoreSource]:
-    fraction = recipe.data.synthetic_fraction
+    # Own pictures have one caption; the fraction has no effect on those.
+    fraction = recipe.data.synthetic_fraction if isinstance(recipe.data, ScenesData) else 1.0
     training = StoreSource(
         prepared.training,
         seed=recipe.seed,
@@ -171,4 +171,5 @@ def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run, recipe: FlowR
         name: tensor.detach().contiguous() for name, tensor in named_tensors(network).items()
     }
     save_file(tensors, run.export / "mmdit" / "model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(run.config_path, run.export / "config.json")
     seal(run.export, {"recipe_hash": recipe_hash(recipe), "config_hash": config_hash(recipe)})

@@ -1,11 +1,12 @@
 """Pictures drawn while a flow trains: the same prompts and noises every time."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
 from rectiflow.encoders.autoencoder import Autoencoder
-from rectiflow.encoders.text import TextEncoders
+from rectiflow.encoders.text import TextEncoders, TruncationWarning
 from rectiflow.flow.formulations import formulation
 from rectiflow.nn.mmdit import MMDiT
 from rectiflow.preparation.prepared import Prepared
@@ -80,7 +81,9 @@ class PictureGrid:
             precision=self._recipe.training.precision,
         )
         keys = [(settings.seed, i) for i in range(len(self._prompts))]
-        with state.ema.applied():
+        with state.ema.applied(), warnings.catch_warnings():
+            # The captions of own pictures are as long as they are; preparation told what was cut.
+            warnings.simplefilter("ignore", TruncationWarning)
             drawn = pipeline.draw(self._prompts, keys, options)
         side = max(128, self._recipe.data.size_px)
         pictures = [

@@ -69,5 +69,5 @@ def reconstruction_warning(ratio: float, path: str) -> str | None:
     return (
         f"the autoencoder keeps these pictures at {ratio:.1f} dB, and below {WARNING_DB:.0f} dB a "
         "model learns its blur: train one on them with `rectiflow train autoencoder-tiny "
-        f"--set data.kind=folder --set data.path={path}` and name its run in encoders.autoencoder"
+        f"--set data.path={path}` and name its run in encoders.autoencoder"
     )

@@ -16,7 +16,7 @@ class ScenesData:
     Args:
         size_px: Side of the pictures.
         num_scenes: Scenes trained on.
-        num_validation: Scenes after those, held out for the validation loss.
+        num_validation: Scenes of another seed, held out for the validation loss.
         synthetic_fraction: Share of samples that see the complete caption, the rest the short one.
         seed: Seed of the scenes; not of the run.
     """
@@ -33,6 +33,7 @@ class ScenesData:
     def __post_init__(self) -> None:
         _check_data(self)
         _at_least("num_scenes", self.num_scenes, 1)
+        _within("synthetic_fraction", self.synthetic_fraction, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +43,7 @@ class FolderData:
     Args:
         path: Folder with images and `.txt` sidecars, or `metadata.jsonl` / `.csv`.
         size_px: Side that pictures are scaled and cropped to.
-        num_validation: Pictures held out for the validation loss.
-        synthetic_fraction: Share of samples that see the second caption, where a picture has two.
+        num_validation: Pictures held out for the validation loss, at most a tenth of all.
     """
 
     __pydantic_config__ = STRICT
@@ -52,7 +52,6 @@ class FolderData:
     path: str
     size_px: int = 64
     num_validation: int = 16
-    synthetic_fraction: float = 0.5
 
     def __post_init__(self) -> None:
         _check_data(self)
@@ -301,7 +300,6 @@ class TrainingSettings:
 
 def _check_data(data: ScenesData | FolderData) -> None:
     _at_least("num_validation", data.num_validation, 1)
-    _within("synthetic_fraction", data.synthetic_fraction, 0, 1)
     if data.size_px < 8 or data.size_px % 8:
         raise ValueError(f"size_px must be a positive multiple of 8, got {data.size_px}")
 

@@ -1,0 +1,154 @@
+"""The whole chain on a tiny scale: autoencoder, encoders, flow, bundle, pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rectiflow.jobs import run_training
+from rectiflow.sampling.bundle import assemble, verify
+from rectiflow.sampling.load import load
+
+QUICK = ["training.num_steps=2", "data.size_px=32", "data.num_validation=4", "seed=3"]
+AUTOENCODER = [*QUICK, "data.num_scenes=8", "training.batch_size=4", "model.widths=[8, 8, 8, 8]"]
+ENCODERS = [*QUICK, "data.num_scenes=64", "training.batch_size=8", "model.vision_width=32"]
+FLOW = [
+    *QUICK,
+    "training.batch_size=4",
+    "model.depth=1",
+    "sampling.num_steps=2",
+    "sampling.num_pictures=4",
+]
+
+
+def silent(*_):
+    pass
+
+
+def flow_settings(runs, *more):
+    encoders = f"encoders.autoencoder={runs / 'ae'}", f"encoders.text={runs / 'text'}"
+    return [*FLOW, *encoders, *more]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with finished runs of the three kinds."""
+    root = tmp_path_factory.mktemp("runs")
+    run_training("autoencoder-tiny", AUTOENCODER, root / "ae", False, silent)
+    run_training("encoders-tiny", ENCODERS, root / "text", False, silent)
+    settings = flow_settings(root, "data.num_scenes=16")
+    run_training("scenes-tiny", settings, root / "flow", False, silent)
+    return root
+
+
+def test_latents_of_the_exported_autoencoder_have_mean_zero_and_std_one(runs):
+    import torch
+
+    from rectiflow.data.picture_source import as_images
+    from rectiflow.data.scenes import make_scene, render
+    from rectiflow.encoders.autoencoder import Autoencoder
+
+    model = Autoencoder.load(runs / "ae" / "export" / "vae")
+    with torch.no_grad():
+        latent = model.encode(as_images([render(make_scene(0, i), 32) for i in range(8)]))
+    assert latent.mean().item() == pytest.approx(0, abs=1e-3)
+    assert latent.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_a_run_its_export_and_its_bundle_draw_the_same_picture(runs, tmp_path):
+    out = assemble(runs / "flow", tmp_path / "bundle", "fp32")
+    pictures = [
+        np.asarray(load(place).sample("a red circle", seed=5)[0]).astype(int)
+        for place in (runs / "flow", runs / "flow" / "export", out)
+    ]
+    assert pictures[0].std() > 0
+    assert abs(pictures[0] - pictures[1]).max() <= 1
+    assert abs(pictures[0] - pictures[2]).max() <= 1
+    assert {"config.json", "metrics.jsonl", "result.json"} <= set(verify(out)["files"])
+
+
+def test_the_grid_shows_the_averaged_model(runs):
+    sheet = Image.open(runs / "flow" / "samples" / "step-00000002.png")
+    assert np.asarray(sheet).std() > 0
+
+
+def test_a_finished_run_is_not_trained_or_exported_again(runs):
+    before = {p: p.stat().st_mtime_ns for p in (runs / "flow").rglob("*.safetensors")}
+    settings = flow_settings(runs, "data.num_scenes=16")
+    summary = run_training("scenes-tiny", settings, runs / "flow", False, silent)
+    assert summary["status"] == "finished"
+    assert before == {p: p.stat().st_mtime_ns for p in (runs / "flow").rglob("*.safetensors")}
+
+
+def test_runs_side_by_side_share_the_encoded_store(runs):
+    settings = flow_settings(runs, "data.num_scenes=16", "training.learning_rate=1e-4")
+    run_training("scenes-tiny", settings, runs / "other", False, silent)
+    assert len(list((runs / "stores").iterdir())) == 1
+
+
+def test_training_starts_from_the_weights_of_another_run(runs):
+    settings = flow_settings(
+        runs,
+        "data.num_scenes=16",
+        f"training.init_from={runs / 'flow'}",
+        "training.learning_rate=1e-30",
+        "training.muon_learning_rate=1e-30",
+    )
+    run_training("scenes-tiny", settings, runs / "continued", False, silent)
+    first, second = (
+        np.asarray(load(runs / name).sample("a red circle")[0]).astype(int)
+        for name in ("flow", "continued")
+    )
+    assert abs(first - second).max() <= 1
+
+
+def test_own_pictures_are_encoded_trained_on_and_the_bad_ones_left_out(runs, tmp_path, caplog):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(6):
+        noise = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text(f"noise number {i}")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    (pictures / "broken.txt").write_text("not a picture")
+    settings = flow_settings(runs, f"data.path={pictures}")
+    run_training("folder", settings, runs / "own", False, silent)
+    assert "train one on them" in caplog.text  # an autoencoder of two steps is far below 24 dB
+    assert "1 quarantined" in caplog.text
+    result = json.loads((runs / "own" / "result.json").read_text())
+    assert result["reconstruction_psnr_db"] < 24
+
+
+def test_the_autoencoder_learns_from_own_pictures(runs, tmp_path):
+    for i in range(4):
+        Image.new("RGB", (40, 40), (60 * i, 10, 200)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"colour {i}")
+    settings = [s for s in AUTOENCODER if not s.startswith("data.num_scenes")]
+    settings.append(f"data.path={tmp_path}")
+    run_training("autoencoder-tiny", settings, runs / "own-ae", False, silent)
+    assert (runs / "own-ae" / "export" / "vae" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("recipe", ["autoencoder-tiny", "encoders-tiny"])
+def test_a_dry_run_tells_parameters_and_writes_nothing(recipe, tmp_path):
+    told = run_training(recipe, ["data.num_scenes=200"], tmp_path / "run", True, silent)
+    assert told["recipe"]["name"] == recipe
+    assert told["costs"]["parameters"] > 100_000
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_flow_counts_its_network(runs):
+    told = run_training("scenes-tiny", flow_settings(runs), runs / "planned", True, silent)
+    run = json.loads((runs / "flow" / "result.json").read_text())
+    assert told["costs"]["parameters"] == run["num_parameters"]
+    assert told["costs"]["step_flops"] == 3 * 4 * told["costs"]["forward_flops"]
+    assert not (runs / "planned").exists()
+
+
+def test_microbatches_of_a_contrast_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"num_microbatches must be 1 for encoders"):
+        run_training(
+            "encoders-tiny", [*ENCODERS, "training.num_microbatches=2"], tmp_path, False, silent
+        )
