@@ -19,13 +19,14 @@ LEVELS = {
     0: {"flow", "nn", "encoders", "data"},
     1: {"interop", "preparation", "training", "planning", "sampling"},
     2: {"finetuning", "evaluation"},
-    3: {"scaling", "bench", "quickstart", "jobs"},
-    4: {"apps", "cli"},
+    3: {"jobs"},  # a recipe made ready and trained
+    4: {"scaling", "bench", "quickstart"},
+    5: {"apps", "cli"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Below every level; each lists the only modules of ours it may import.
 LEAVES = {"errors": set(), "conditioning": set(), "config": set(), "runs": {"errors"}}
-SIBLINGS = {("sampling", "interop"), ("quickstart", "jobs")}
+SIBLINGS = {("sampling", "interop")}
 LEAF_CLIENTS_ONLY = {"flow": {"torch", "numpy", "jaxtyping"}, "nn": {"torch", "numpy", "jaxtyping"}}
 
 # A heavy third-party package: the only places that may import it.

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -8,51 +7,17 @@ from safetensors.torch import save_file
 
 import rectiflow
 from rectiflow.errors import DataError
-from rectiflow.sampling.bundle import assemble, seal, sha256
+from rectiflow.sampling.bundle import assemble, sha256
 from rectiflow.sampling.devices import check_device
 from rectiflow.sampling.load import load
 from tests.sampling import tiny
 
-RECIPE = {
-    "name": "tiny",
-    "kind": "flow",
-    "data": {"kind": "scenes", "size_px": tiny.SIDE_PX},
-    "model": tiny.MODEL,
-    "objective": {"formulation": "rf/lognorm(0.00,1.00)"},
-    "sampling": {"num_steps": 2, "guidance_scale": 3.0, "unconditional": "empty", "seed": 1},
-}
 PROMPTS = ["two red circles", "a blue star"]
-
-
-def add_checkpoint(run, step, network):
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    folder.mkdir(parents=True)
-    save_file(network.state_dict(), folder / "ema.safetensors")
-    files = {"ema.safetensors": sha256(folder / "ema.safetensors")}
-    (folder / "state.json").write_text(json.dumps({"step": step, "files": files}))
-    return folder
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder whose export is a bundle: one network at step 2, another at step 10."""
-    encoders, folder = tmp_path / "encoders", tmp_path / "run"
-    tiny.autoencoder().save(encoders / "vae")
-    tiny.text().save(encoders)
-    folder.mkdir()
-    recipe = {**RECIPE, "encoders": {"source": str(encoders), "autoencoder": None, "text": None}}
-    (folder / "config.json").write_text(json.dumps(recipe))
-    add_checkpoint(folder, 2, tiny.network(seed=8))
-    network = tiny.network(seed=9)
-    add_checkpoint(folder, 10, network)
-    export = folder / "export"
-    tiny.autoencoder().save(export / "vae")
-    tiny.text().save(export)
-    (export / "mmdit").mkdir()
-    (export / "mmdit" / "config.json").write_text(json.dumps(dataclasses.asdict(network.config)))
-    save_file(network.state_dict(), export / "mmdit" / "model.safetensors")
-    seal(export, {})
-    return folder
+    return tiny.write_run(tmp_path / "run")
 
 
 def same(pictures, others):

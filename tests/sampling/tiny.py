@@ -1,14 +1,18 @@
 """A whole pipeline with random weights, small enough to draw in milliseconds."""
 
+import dataclasses
+import json
 from functools import cache
 
 import torch
+from safetensors.torch import save_file
 
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.settings import AutoencoderModel, EncodersModel
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.flow.formulations import formulation
 from rectiflow.nn.mmdit import MMDiT
+from rectiflow.sampling.bundle import seal, sha256
 from rectiflow.sampling.load import network_config
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
@@ -16,6 +20,14 @@ from rectiflow.sampling.pipeline import Pipeline
 CAPTIONS = ("two red circles", "a blue star left of a green square", 'the word "CAT"')
 MODEL = {"depth": 1, "patch_size": 2, "qk_norm": True, "table_factor": 2}
 SIDE_PX = 32
+RECIPE = {
+    "name": "tiny",
+    "kind": "flow",
+    "data": {"kind": "scenes", "size_px": SIDE_PX},
+    "model": MODEL,
+    "objective": {"formulation": "rf/lognorm(0.00,1.00)"},
+    "sampling": {"num_steps": 2, "guidance_scale": 3.0, "unconditional": "empty", "seed": 1},
+}
 
 
 @cache
@@ -57,3 +69,29 @@ def pipeline(model=None, **arguments):
         side_px=SIDE_PX,
         **arguments,
     )
+
+
+def add_checkpoint(run, step, weights):
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "ema.safetensors")
+    files = {"ema.safetensors": sha256(folder / "ema.safetensors")}
+    (folder / "state.json").write_text(json.dumps({"step": step, "files": files}))
+
+
+def write_run(folder):
+    """A run: one network at step 2, another at step 10, which is exported as a bundle."""
+    encoders, export = folder.parent / "encoders", folder / "export"
+    for place in (encoders, export):
+        autoencoder().save(place / "vae")
+        text().save(place)
+    recipe = {**RECIPE, "encoders": {"source": str(encoders), "autoencoder": None, "text": None}}
+    (folder / "config.json").write_text(json.dumps(recipe))
+    add_checkpoint(folder, 2, network(seed=8).state_dict())
+    trained = network(seed=9)
+    add_checkpoint(folder, 10, trained.state_dict())
+    (export / "mmdit").mkdir()
+    (export / "mmdit" / "config.json").write_text(json.dumps(dataclasses.asdict(trained.config)))
+    save_file(trained.state_dict(), export / "mmdit" / "model.safetensors")
+    seal(export, {})
+    return folder

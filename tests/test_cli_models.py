@@ -1,0 +1,130 @@
+"""The verbs that use a trained model, on a whole model of a few thousand weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rectiflow.cli import console
+from rectiflow.cli.main import main
+from rectiflow.sampling.load import load
+from tests.sampling import tiny
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tiny.write_run(tmp_path_factory.mktemp("models") / "run")
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_sample_writes_pictures_that_say_how_they_were_made(run, tmp_path, capsys):
+    out = tmp_path / "pictures"
+    arguments = ["sample", "two red circles", "a blue star", "--run", str(run), "--out", str(out)]
+    assert main([*arguments, "--num", "2", "--seed", "7", "--sheet", "--json"]) == 0
+    names = [f"000{i}_{'two-red-circles' if i < 2 else 'a-blue-star'}.png" for i in range(4)]
+    assert json.loads(capsys.readouterr().out) == [str(out / n) for n in [*names, "sheet.png"]]
+    expected = load(run).sample(["two red circles", "a blue star"], num_images_per_prompt=2, seed=7)
+    for name, image in zip(names, expected, strict=True):
+        with Image.open(out / name) as written:
+            assert np.array_equal(np.asarray(written), np.asarray(image))
+            assert written.text == {key: str(value) for key, value in image.info.items()}
+
+
+def test_pictures_of_a_run_lie_in_its_samples(run):
+    assert main(["sample", "a star", "--run", str(run)]) == 0
+    assert (run / "samples" / "0000_a-star.png").is_file()
+
+
+def test_a_bundle_made_from_the_run_draws_and_a_flipped_byte_stops_it(run, tmp_path, capsys):
+    bundle, out = tmp_path / "bundle", tmp_path / "pictures"
+    assert main(["bundle", "--run", str(run), "--out", str(bundle), "--dry-run"]) == 0
+    assert not bundle.exists()
+    assert main(["bundle", "--run", str(run), "--out", str(bundle)]) == 0
+    command = ["sample", "a star", "--bundle", str(bundle), "--out", str(out)]
+    assert main(command) == 0
+    weights = bundle / "mmdit" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "model.safetensors is damaged" in error
+    assert error.count("\n") == 1
+
+
+def test_an_overlong_prompt_is_cut_with_a_warning_that_counts(run, tmp_path, capsys):
+    long = " and ".join(["a red circle"] * 20)
+    assert main(["sample", long, "--run", str(run), "--out", str(tmp_path / "a")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "tokens cut: clip_l " in warnings[0]
+    assert any(character.isdigit() for character in warnings[0])
+
+
+def test_a_dry_run_reads_no_weights_and_writes_nothing(run, tmp_path, capsys):
+    shutil.rmtree(run / "checkpoints")
+    arguments = ["sample", "a star", "--run", str(run), "--size", "48x32", "--without", "t5"]
+    assert main([*arguments, "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["options"]["size"] == [48, 32]
+    assert plan["options"]["without"] == ["t5"]
+    assert not (run / "samples").exists()
+
+
+def test_evaluate_scores_a_run_and_the_pictures_it_kept(run, tmp_path, capsys):
+    out = tmp_path / "suite"
+    few = ["--prompts-per-task", "1", "--steps", "1", "--guidance", "1"]
+    command = ["evaluate", "--run", str(run), "--out", str(out), *few, "--json"]
+    assert main(command) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert 0 <= scores["overall"] <= 1
+    assert {"text", "strict", "heldout", "controls"} <= scores.keys()
+    assert set(scores["controls"]) == {"ground_truth", "round_trip", "shuffled"}
+    assert json.loads((out / "summary.json").read_text())["overall"] == scores["overall"]
+    assert main(["evaluate", "--images", str(out), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["tasks"] == scores["tasks"]
+    assert main(["evaluate", "--images", str(out)]) == 0
+    table = capsys.readouterr().out
+    assert "overall" in table
+    assert "ground_truth" in table
+
+
+def test_evaluate_takes_prompts_from_a_file(run, tmp_path, capsys):
+    file = tmp_path / "prompts.jsonl"
+    include = [{"shape": "circle", "count": 1}]
+    prompt = {"tag": "single_object", "include": include, "prompt": "a circle", "scene_seed": 1}
+    file.write_text(json.dumps(prompt) + "\n")
+    command = ["evaluate", "--run", str(run), "--prompts", str(file), "--json", "--steps", "1"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["num_pictures"] == 1
+    assert main(["evaluate", "--run", str(run), "--prompts", str(tmp_path / "none.jsonl")]) == 2
+    file.write_text("not json\n")
+    assert main(["evaluate", "--run", str(run), "--prompts", str(file)]) == 2
+
+
+def test_model_info_counts_the_weights(run, capsys):
+    assert main(["model", "info", str(run), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    pipeline = load(run)
+    assert facts["parameters"]["mmdit"] == sum(p.numel() for p in pipeline.network.parameters())
+    assert facts["num_image_tokens"] == 4
+    assert facts["largest_side_px"] == 64
+    assert facts["picture_flops"] == 2 * 2 * facts["forward_flops"]
+    assert main(["model", "info", str(run)]) == 0
+    assert "forward_flops" in capsys.readouterr().out
+
+
+def test_progress_of_drawing_is_told(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_LINE_SECONDS", 0.0)
+    assert main(["sample", "a star", "--run", str(run), "--out", str(tmp_path / "b")]) == 0
+    assert "drawing 1/1" in capsys.readouterr().err
