@@ -86,11 +86,15 @@ class ImageEncoder(nn.Module):
         """SHA-256 over configuration and weights (as float32)."""
         return content_hash(model_facts(self.network.config.to_dict()), self.network.state_dict())
 
-    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channels"]:
         """Projected vectors, not normalised."""
         return self.network(pixel_values=image).image_embeds
 
     @torch.no_grad()
-    def embed(self, image: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch width"]:
+    def embed(
+        self, image: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channels"]:
         """Vectors of length 1; their products with unit text vectors are cosine similarities."""
         return functional.normalize(self(image), dim=-1)
