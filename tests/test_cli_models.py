@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -62,12 +63,14 @@ def test_a_bundle_made_from_the_run_draws_and_a_flipped_byte_stops_it(run, tmp_p
 
 def test_an_overlong_prompt_is_cut_with_a_warning_that_counts(run, tmp_path, capsys):
     long = " and ".join(["a red circle"] * 20)
-    assert main(["sample", long, "--run", str(run), "--out", str(tmp_path / "a")]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in the program; tests turn warnings into errors
+        assert main(["sample", long, "--run", str(run), "--out", str(tmp_path / "a")]) == 0
     lines = capsys.readouterr().err.splitlines()
-    warnings = [line for line in lines if line.startswith("warning: ")]
-    assert len(warnings) == 1
-    assert "tokens cut: clip_l " in warnings[0]
-    assert any(character.isdigit() for character in warnings[0])
+    told = [line for line in lines if line.startswith("warning: ")]
+    assert len(told) == 1
+    assert "tokens cut: clip_l " in told[0]
+    assert any(character.isdigit() for character in told[0])
 
 
 def test_a_dry_run_reads_no_weights_and_writes_nothing(run, tmp_path, capsys):

@@ -44,6 +44,8 @@ def text():
         t5_width=64,
         clip_layers=2,
         t5_layers=1,
+        clip_tokens=48,  # unknown words are spelt in bytes
+        t5_tokens=48,
     )
     return TextEncoders.new(model, CAPTIONS, seed=2)
 
