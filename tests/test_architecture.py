@@ -25,7 +25,13 @@ LEVELS = {
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Below every level; each lists the only modules of ours it may import.
-LEAVES = {"errors": set(), "conditioning": set(), "config": set(), "runs": {"errors"}}
+LEAVES = {
+    "errors": set(),
+    "conditioning": set(),
+    "config": set(),
+    "devices": set(),
+    "runs": {"errors"},
+}
 SIBLINGS = {("sampling", "interop")}
 LEAF_CLIENTS_ONLY = {"flow": {"torch", "numpy", "jaxtyping"}, "nn": {"torch", "numpy", "jaxtyping"}}
 

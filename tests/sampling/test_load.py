@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 import rectiflow
 from rectiflow.errors import DataError
 from rectiflow.sampling.bundle import assemble, sha256
-from rectiflow.sampling.devices import check_device
 from rectiflow.sampling.load import load
 from tests.sampling import tiny
 
@@ -84,11 +83,3 @@ def test_a_run_that_cannot_draw_says_why(run, tmp_path):
     (run / "config.json").write_text('{"kind": "autoencoder"}')
     with pytest.raises(ValueError, match="trains autoencoder; only a flow run can draw"):
         load(run)
-
-
-def test_devices_that_are_not_there_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device cuda is not available on this machine"):
-        check_device("cuda")
-    with pytest.raises(ValueError, match="device must be cpu, cuda or mps, got 'tpu'"):
-        check_device("tpu")

@@ -229,5 +229,5 @@ def test_wrong_options_are_refused(changes, message):
 def test_no_prompt_is_refused():
     with pytest.raises(ValueError, match="at least one prompt"):
         pipeline().sample([])
-    with pytest.raises(ValueError, match="precision must be auto, fp32 or bf16, got 'fp8'"):
+    with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, got 'fp8'"):
         pipeline(precision="fp8")

@@ -62,7 +62,7 @@ def network(seed=3):
 
 
 def pipeline(model=None, **arguments):
-    arguments = {"options": SamplingOptions(num_steps=3), **arguments}
+    arguments = {"options": SamplingOptions(num_steps=3), "precision": "fp32", **arguments}
     return Pipeline(
         model or network(),
         autoencoder(),

@@ -43,10 +43,10 @@ def measure_encode(settings: BenchSettings) -> dict[str, Figure]:
     """Scenes drawn, encoded and written into a store per second, by the recipe scenes-tiny."""
     from rectiflow.bench.recipe import scenes_tiny
     from rectiflow.data.scene_records import SceneRecords
+    from rectiflow.devices import resolve_device
     from rectiflow.preparation.encode import Encoders
     from rectiflow.preparation.prepare import prepare_store
     from rectiflow.sampling.load import load_encoders
-    from rectiflow.training.stepping import resolve_device
 
     recipe = scenes_tiny(settings)
     autoencoder, text = load_encoders(dataclasses.asdict(recipe.encoders))

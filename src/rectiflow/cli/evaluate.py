@@ -53,7 +53,7 @@ def evaluate(
             raise ValueError("give --images, --run or --bundle, only one of them")
         facts, summary = _score_folder(images, dry_run, out)
     else:
-        from rectiflow.sampling.devices import best_device
+        from rectiflow.devices import resolve_device
         from rectiflow.sampling.options import SamplingOptions
         from rectiflow.sampling.sources import resolve_source
 
@@ -62,7 +62,7 @@ def evaluate(
         SamplingOptions(**changes)  # a mistake is told before the model is looked for
         model = resolve_source(run=run, bundle=bundle).folder
         chosen = _prompts(prompts, prompts_per_task)
-        place = {"device": device or best_device(), "precision": precision}
+        place = {"device": device or resolve_device("auto").type, "precision": precision}
         facts = {"model": model, "seed": seed, "num_prompts": len(chosen), **place}
         facts |= {"images_per_prompt": images_per_prompt, "options": changes}
         summary = None if dry_run else _score_model(facts, chosen, out)

@@ -56,7 +56,7 @@ def sample(
     as_json: options.Json = False,
 ) -> None:
     """Draw pictures for prompts with a trained model."""
-    from rectiflow.sampling.devices import best_device
+    from rectiflow.devices import resolve_device
     from rectiflow.sampling.options import SamplingOptions
     from rectiflow.sampling.sources import resolve_source
 
@@ -78,7 +78,7 @@ def sample(
     SamplingOptions(**changes)  # a mistake is told before the model is looked for
     source = resolve_source(run=run, bundle=bundle)
     folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
-    device = device or best_device()
+    device = device or resolve_device("auto").type
     if dry_run:
         plan = {"model": source.folder, "device": device, "prompts": texts, "out": folder}
         say_json({**plan, "options": changes})

@@ -14,6 +14,7 @@ from rectiflow.config import config_hash
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.manifest import json_hash
 from rectiflow.data.stored import StoreSource
+from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, TextStates
 from rectiflow.flow.formulations import formulation
@@ -33,7 +34,6 @@ from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.recipe import FlowRecipe, recipe_hash
 from rectiflow.training.settings import ScenesData
-from rectiflow.training.stepping import resolve_device
 from rectiflow.training.validation import FlowValidation
 
 _log = logging.getLogger(__name__)

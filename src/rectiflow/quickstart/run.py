@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rectiflow.devices import resolve_device
 from rectiflow.jobs import run_training
 from rectiflow.jobs.job import Progress
 from rectiflow.nn.sizes import num_parameters
@@ -17,7 +18,6 @@ from rectiflow.quickstart.recipe import RECIPE, SETTINGS, commands_for, settings
 from rectiflow.quickstart.report import duration, report_html, score
 from rectiflow.quickstart.stages import Stages
 from rectiflow.runs import Run, write_bytes
-from rectiflow.sampling.devices import best_device
 from rectiflow.sampling.load import load
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import DEFAULT_BUNDLE, find_source
@@ -25,7 +25,7 @@ from rectiflow.training.recipe import FlowRecipe, load_recipe
 from rectiflow.training.resume import check_claim
 
 PROMPTS_PER_TASK = 20
-FRESH = "this run"
+FRESH, REFERENCE = "this run", "reference"
 
 
 def run_quickstart(
@@ -113,11 +113,11 @@ def _train(run: Run, assignments: Sequence[str], stages: Stages) -> dict[str, An
 def _findings(
     recipe: FlowRecipe, run: Run, reference: str, per_task: int, stages: Stages
 ) -> Findings:
-    device = best_device()
+    device = resolve_device("auto").type
     models = []
     for source, name, stage in (
         (run.folder, FRESH, "scoring this run"),
-        (reference, _name_of(reference), "scoring the reference"),
+        (reference, REFERENCE, "scoring the reference"),
     ):
         stages.begin("drawing")
         pipeline = load(source, device=device)
@@ -151,10 +151,6 @@ def _findings(
     )
 
 
-def _name_of(reference: str) -> str:
-    return "reference" if reference == DEFAULT_BUNDLE else Path(reference).name
-
-
 def _facts_of(pipeline: Pipeline, source: str | Path) -> dict[str, Any]:
     """What a model is; how long it was trained, as far as its files tell."""
     run = Run(find_source(source).folder)
@@ -162,14 +158,15 @@ def _facts_of(pipeline: Pipeline, source: str | Path) -> dict[str, Any]:
     network: Any = pipeline.network
     steps = result.get("num_steps", rows[-1]["step"] if rows else 0)
     facts = {
-        "parameters": num_parameters(network.config),
+        "model": str(source),
         "depth": network.config.depth,
+        "parameters": num_parameters(network.config),
         "steps": steps,
     }
     if "samples_seen" in result:
-        facts["pictures_seen"] = result["samples_seen"]
+        facts["pictures seen"] = result["samples_seen"]
     if "elapsed_seconds" in result:
-        facts["training_time"] = duration(result["elapsed_seconds"])
+        facts["time of training"] = duration(result["elapsed_seconds"])
     return facts
 
 

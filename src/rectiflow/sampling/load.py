@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.errors import DataError
@@ -16,7 +17,6 @@ from rectiflow.flow.formulations import formulation
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.runs import Run, read_json
 from rectiflow.sampling.bundle import sha256, verify
-from rectiflow.sampling.devices import check_device
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import encoder_folders, find_source
@@ -35,7 +35,7 @@ def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "aut
         DataError: If one of its files is damaged.
         ValueError: If the device is not there or the run is not of a flow recipe.
     """
-    place = check_device(device)
+    place = resolve_device(device)
     source = find_source(name_or_path)
     if source.kind == "bundle":
         return _load_bundle(source.folder, place, precision)

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rectiflow.conditioning import Conditioning, cat
+from rectiflow.devices import resolve_precision
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, assemble, unconditional
 from rectiflow.flow.formulations import Formulation
 from rectiflow.flow.guidance import guided
 from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.times import time_grid
-from rectiflow.sampling.devices import resolve_precision
 from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.options import SamplingOptions
 
@@ -37,7 +37,7 @@ class Pipeline:
         side_px: Side of the pictures the network was trained on.
         unconditional_text: "zeros" or "empty", as the network was trained.
         device: Where to compute.
-        precision: "fp32", "bf16", or "auto": bf16 on CUDA, else fp32.
+        precision: "fp32", "bf16", or "auto": bf16 where the device is faster at it.
         recipe_hash: SHA-256 of the run's `config.json`; written into every picture's metadata.
         options: Defaults of `sample`.
     """

@@ -213,7 +213,8 @@ class TrainingSettings:
         decay: Form of the decay to zero after the plateau.
         decay_fraction: Share of all steps that the decay takes; 1 leaves no plateau.
         clip_norm: Largest norm of the gradient; 0 is off.
-        precision: Type of the matrix work; auto is bf16 where an accelerator has it, else fp32.
+        precision: Type of the matrix work; auto is bf16 where the device is faster at it,
+            else fp32 (see `devices`).
         device: Where to train; auto is cuda, then mps, then cpu.
         ema_decay: Of the averaged weights, after its warm-up (see `training.ema`).
         init_from: Run, bundle or safetensors file whose weights (averaged, if a run) are the start.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.data.draws import Draws
+from rectiflow.devices import resolve_device, resolve_precision
 from rectiflow.errors import NonFiniteError
 from rectiflow.training.metrics import NUM_TIME_BINS, Stopwatch, time_bins
 from rectiflow.training.objectives.base import Batch, Objective, Terms
@@ -88,31 +89,6 @@ class Stepper:
         state.optimizers.set_rate(rate)
         state.optimizers.step()
         return norm
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a setting; `auto` takes the fastest that is there.
-
-    Raises:
-        ValueError: If this machine does not have it.
-    """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, is_there in present.items() if is_there)
-    if not present.get(name, False):
-        raise ValueError(f"device {name!r} is not available here; use cpu or auto")
-    return torch.device(name)
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 on a CUDA device that has it, else fp32."""
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _to_cpu(terms: Terms) -> Terms:
