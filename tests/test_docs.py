@@ -1,0 +1,35 @@
+"""The documents name what is there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import rectiflow
+
+PROJECT = Path(rectiflow.__file__).parent.parent.parent
+MAP = (PROJECT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+LINKED = re.compile(r"\]\((?!https?:)([^)#]+)")
+
+
+def names_in(file):
+    tree = ast.parse((PROJECT / file).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_the_map_names_code_and_tests_that_exist():
+    places = re.findall(r"`((?:src|tests)/[^`]+\.py)`(?:: ((?:`\w+`(?:, )?)+))?", MAP)
+    assert len(places) > 30
+    for file, names in places:
+        assert (PROJECT / file).is_file(), file
+        missing = set(re.findall(r"`(\w+)`", names)) - names_in(file)
+        assert not missing, f"{file} has no {missing}"
+
+
+@pytest.mark.parametrize(
+    "document", sorted(PROJECT.glob("*.md")) + sorted(PROJECT.glob("docs/*.md"))
+)
+def test_links_between_documents_lead_somewhere(document):
+    for target in LINKED.findall(document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
