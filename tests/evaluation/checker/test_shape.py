@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rectiflow.data.scenes import SHAPES, Thing, render
-from rectiflow.evaluation.checker.segment import segment
+from rectiflow.evaluation.checker.segment import Piece, segment
 from rectiflow.evaluation.checker.shape import center_of, match, templates
 from rectiflow.evaluation.checker.thresholds import DEFAULT
 from tests.evaluation.pictures import blurred, scene_of
@@ -37,3 +37,10 @@ def test_the_center_of_mass_is_exact_below_a_pixel():
     rows, columns = np.mgrid[:40, :40] + 0.5
     coverage = np.exp(-((columns - 17.3) ** 2 + (rows - 21.8) ** 2) / 50)
     assert center_of(coverage) == pytest.approx((17.3, 21.8), abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1)])
+def test_a_sliver_one_pixel_wide_is_like_no_shape(shape):
+    sliver = Piece(0, np.ones(shape, np.float32), np.ones(shape, bool), left=10, top=10)
+    (found,) = match([sliver])
+    assert found.score == 0

@@ -122,4 +122,5 @@ def _framed(
     columns = np.tile(at / wide + x - 0.5, GRID)
     sampled = ndimage.map_coordinates(weight, [rows, columns], order=1, output=np.float32)
     sampled -= sampled.mean()
-    return sampled / np.linalg.norm(sampled), unit_px
+    # A sliver a pixel wide lies between the samples: it is like nothing, and must not divide by 0.
+    return sampled / max(float(np.linalg.norm(sampled)), 1e-6), unit_px
