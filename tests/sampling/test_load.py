@@ -24,7 +24,7 @@ def same(pictures, others):
 
 
 def test_a_run_draws_with_the_newest_averaged_weights_and_the_recipes_settings(run):
-    model = load(run)
+    model = load(run, precision="fp32")
     assert (model.options.num_steps, model.options.guidance_scale) == (2, 3.0)
     expected = tiny.pipeline(
         tiny.network(seed=9), unconditional_text="empty", options=model.options

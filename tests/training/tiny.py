@@ -73,6 +73,7 @@ def tiny_settings(**changes):
         validate_every_steps=5,
         checkpoint_every_steps=5,
         checkpoint_every_minutes=0.0,
+        precision="fp32",
     )
     return TrainingSettings(**{**defaults, **changes})
 
