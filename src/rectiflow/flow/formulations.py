@@ -104,6 +104,6 @@ def _two_decimals(number: float) -> str:
 
 def _nearest(name: str) -> str:
     """The known name most alike, numbers left aside."""
-    stem = name.partition("(")[0].strip()
+    stem = name.partition("(")[0].strip().lower()
     close = difflib.get_close_matches(stem, _FAMILIES, n=1, cutoff=0.0)
     return _FAMILIES[close[0]].example

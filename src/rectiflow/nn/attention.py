@@ -1,10 +1,18 @@
-"""Joint attention of two token sequences, each projected with its own weights."""
+"""Joint attention of two token sequences, each projected with its own weights.
+
+A stream hands over its projections as one tensor, (batch, tokens, parts, heads, head_width); the
+parts are queries, keys and values, or keys and values of a stream that is only attended to.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from rectiflow.nn.kernels import attention, join_heads
+from rectiflow.nn.kernels import inverse_root_mean_square, runs_of_samples, wide
+
+NORM_EPS = 1e-6  # of the RMS norm of queries and keys, as in the released models
+MAX_TOKENS_AS_PRODUCTS = 1024  # up to here plain products beat torch's attention in bf16 on CPU
 
 
 class QKNorm(nn.Module):
@@ -28,9 +36,8 @@ def joint_attention(
     """Every token attends to all tokens of both sequences (SD3, Fig. 2).
 
     Args:
-        context: Queries, keys and values of the text; or keys and values only, then the text is
-            attended to but does not attend.
-        image: Queries, keys and values of the image.
+        context: Projections of the text; without queries, it is attended to but does not attend.
+        image: Projections of the image.
         context_scale: Scales of the text's QK norm; None for no normalisation.
         image_scale: Scales of the image's QK norm.
 
@@ -44,3 +51,159 @@ def joint_attention(
         return None, out.flatten(2)
     texts, pixels = out.split([out.shape[1] - num_image, num_image], dim=1)
     return texts.flatten(2), pixels.flatten(2)
+
+
+def join_heads(
+    context: Tensor, image: Tensor, context_scale: Tensor | None, image_scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of both streams, text before image.
+
+    Queries and keys are first RMS-normalised per head in float32 and multiplied by their scale.
+    Arguments as in `joint_attention`; each result is (batch, heads, tokens, head_width).
+    """
+    if image.device.type != "cpu":
+        return plain_join_heads(context, image, context_scale, image_scale)
+    return _JoinHeads.apply(context, image, context_scale, image_scale)  # pyright: ignore
+
+
+def plain_join_heads(
+    context: Tensor, image: Tensor, context_scale: Tensor | None, image_scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mathematics of `join_heads`."""
+    joined: list[list[Tensor]] = [[], [], []]
+    for x, scale in ((context, context_scale), (image, image_scale)):
+        *attending, v = x.unbind(2)
+        if scale is not None:
+            rows = scale[-len(attending) :]
+            attending = [
+                nn.functional.rms_norm(wide(y), y.shape[-1:], wide(row), NORM_EPS).to(x.dtype)
+                for y, row in zip(attending, rows, strict=True)
+            ]
+        parts = [*attending, v]
+        for sequence, part in zip(joined[3 - len(parts) :], parts, strict=True):
+            sequence.append(part)
+    q, k, v = (torch.cat(sequence, dim=1).transpose(1, 2) for sequence in joined)
+    return q, k, v
+
+
+class _JoinHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context, image, context_scale, image_scale):
+        joined = []
+        for part in range(3):
+            length = image.shape[1] + (context.shape[1] if part >= 3 - context.shape[2] else 0)
+            joined.append(image.new_empty(image.shape[0], image.shape[3], length, image.shape[4]))
+        inverses = []
+        for x, scale, places in _streams(context, image, context_scale, image_scale, joined):
+            if scale is not None:
+                inverses.append(_normalize(places, x, scale))
+                places, x = places[-1:], x[:, :, -1:]
+            for place, part in zip(places, x.unbind(2), strict=True):
+                place.copy_(part)
+        ctx.save_for_backward(context, image, context_scale, image_scale, *inverses)
+        return tuple(joined)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *joined):
+        context, image, context_scale, image_scale, *inverses = ctx.saved_tensors
+        grads, scale_grads = [], []
+        for x, scale, pieces in _streams(context, image, context_scale, image_scale, joined):
+            grad, scale_grad = torch.empty_like(x), None
+            places = grad
+            if scale is not None:
+                scale_grad = _normalize_backward(grad, pieces, x, inverses.pop(0), scale)
+                places, pieces = grad[:, :, -1:], pieces[-1:]
+            for place, piece in zip(places.unbind(2), pieces, strict=True):
+                place.copy_(piece)
+            grads.append(grad)
+            scale_grads.append(scale_grad)
+        return *grads, *scale_grads
+
+
+def _streams(context, image, context_scale, image_scale, joined):
+    """Per stream: its projections, its scale, and its places in the joined tensors, one per part.
+
+    A place has the layout of a part: (batch, tokens, heads, head_width).
+    """
+    num_image = image.shape[1]
+    views = [x.transpose(1, 2) for x in joined]
+    yield context, context_scale, [x[:, :-num_image] for x in views[3 - context.shape[2] :]]
+    yield image, image_scale, [x[:, -num_image:] for x in views]
+
+
+def _normalize(places: list[Tensor], x: Tensor, scale: Tensor) -> Tensor:
+    """Normalise all parts of `x` but the values into their places; returns the inverse roots."""
+    weight, inverses = _per_head(scale, x), []
+    for rows in runs_of_samples(x):
+        part = wide(x[rows])[:, :, :-1]
+        inverses.append(inverse_root_mean_square(part, NORM_EPS))
+        normed = (part * inverses[-1]).mul_(weight)
+        for i in range(x.shape[2] - 1):
+            places[i][rows] = normed[:, :, i]
+    return torch.cat(inverses)
+
+
+def _normalize_backward(
+    grad: Tensor, pieces: list[Tensor], x: Tensor, inverses: Tensor, scale: Tensor
+) -> Tensor:
+    """Fill the gradient of `x`, but for the values, from those of its places; that of the scale."""
+    weight = _per_head(scale, x)
+    weight_grad = torch.zeros_like(weight)
+    for rows in runs_of_samples(x):
+        inverse = inverses[rows]
+        normed = wide(x[rows])[:, :, :-1] * inverse
+        g = torch.empty_like(normed)
+        for i in range(x.shape[2] - 1):
+            g[:, :, i] = pieces[i][rows]
+        along = g * normed
+        weight_grad += along.sum((0, 1))
+        projection = along.mul_(weight).mean(-1, keepdim=True)
+        grad[rows, :, :-1] = g.mul_(weight).addcmul_(normed, projection, value=-1).mul_(inverse)
+    scale_grad = torch.zeros_like(scale)
+    scale_grad[1 - x.shape[2] :] = weight_grad.sum(1)
+    return scale_grad
+
+
+def _per_head(scale: Tensor, x: Tensor) -> Tensor:
+    """Scales of the parts of `x` but the values, repeated per head: long rows multiply faster."""
+    _, _, parts, heads, width = x.shape
+    return wide(scale[1 - parts :, None]).expand(parts - 1, heads, width).contiguous()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(head_width)) v over (batch, heads, tokens, head_width).
+
+    Torch's own, but for short sequences in bf16 on CPU: there its backward pass takes three to
+    five times as long as the matrix products it consists of. Done as products, logits and their
+    gradients are rounded to bf16, which torch's attention keeps in float32.
+    """
+    is_slow_in_torch = k.device.type == "cpu" and k.dtype == torch.bfloat16
+    if is_slow_in_torch and k.shape[2] <= MAX_TOKENS_AS_PRODUCTS:
+        out = _Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
+        return out.view(q.shape)  # pyright: ignore
+    return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v):
+        share = torch.softmax(_scaled_product(q, k.transpose(1, 2), q.shape[-1]), dim=-1)
+        ctx.save_for_backward(q, k, v, share)
+        return share @ v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        q, k, v, share = ctx.saved_tensors
+        grad_share = grad @ v.transpose(1, 2)
+        grad_logits = torch._softmax_backward_data(grad_share, share, -1, share.dtype)
+        grad_q = _scaled_product(grad_logits, k, q.shape[-1])
+        grad_k = _scaled_product(grad_logits.transpose(1, 2), q, q.shape[-1])
+        return grad_q, grad_k, share.transpose(1, 2) @ grad
+
+
+def _scaled_product(a: Tensor, b: Tensor, head_width: int) -> Tensor:
+    """A batch of products a b / sqrt(head_width), the factor applied inside the product."""
+    unused = a.new_empty(())  # beta = 0: never read
+    return torch.baddbmm(unused, a, b, beta=0, alpha=head_width**-0.5)

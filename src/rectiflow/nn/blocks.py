@@ -5,16 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiflow.nn.attention import QKNorm, joint_attention
-from rectiflow.nn.kernels import gelu
+from rectiflow.nn.kernels import gelu, modulate, no_autocast
 
 Tokens = Float[Tensor, "batch tokens width"]
 Vector = Float[Tensor, "batch width"]
-
-
-def modulate(x: Tokens, shift: Tensor, scale: Tensor) -> Tokens:
-    """Layer norm without weights, then the conditioning's own scale and shift."""
-    normed = nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return torch.addcmul(shift, normed, 1 + scale)
 
 
 class Modulation(nn.Module):
@@ -27,7 +21,7 @@ class Modulation(nn.Module):
 
     def forward(self, activated: Vector) -> tuple[Tensor, ...]:
         """Each of shape (batch, 1, width), in float32 unless the weights are stored otherwise."""
-        with torch.autocast(activated.device.type, enabled=False):
+        with no_autocast(activated.device):
             return self.project(activated)[:, None].chunk(self.num, dim=-1)
 
 
@@ -72,9 +66,9 @@ class Stream(nn.Module):
     def finish(self, x: Tokens, attended: Tokens, modulation: tuple[Tensor, ...]) -> Tokens:
         """Add what attention brought, then what the perceptron makes of it."""
         gate, shift, scale, mlp_gate = modulation
-        x = torch.addcmul(x, gate, self.out(attended).to(gate.dtype))
+        x = torch.addcmul(x, gate, self.out(attended).to(x.dtype))
         hidden = gelu(self.expand(modulate(x, shift, scale)))
-        return torch.addcmul(x, mlp_gate, self.project(hidden).to(gate.dtype))
+        return torch.addcmul(x, mlp_gate, self.project(hidden).to(x.dtype))
 
 
 class JointBlock(nn.Module):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiflow.conditioning import Conditioning
-from rectiflow.nn.blocks import JointBlock, Modulation, modulate
+from rectiflow.nn.blocks import JointBlock, Modulation
 from rectiflow.nn.embeddings import (
     FREQUENCY_WIDTH,
     PositionTable,
@@ -16,6 +16,7 @@ from rectiflow.nn.embeddings import (
     time_features,
     unpatchify,
 )
+from rectiflow.nn.kernels import modulate, no_autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class MMDiTConfig:
         head_width: Channels of an attention head, a multiple of 4.
 
     Raises:
-        ValueError: If a number is not positive or `head_width` is not a multiple of 4.
+        ValueError: If a number is not positive, `head_width` is not a multiple of 4 or the table is
+            smaller than a picture of the base size.
     """
 
     depth: int
@@ -53,6 +55,10 @@ class MMDiTConfig:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if self.head_width % 4:
             raise ValueError(f"head_width must be a multiple of 4, got {self.head_width}")
+        if self.table_side < self.base_side:
+            raise ValueError(
+                f"table_side must be at least base_side, got {self.table_side} < {self.base_side}"
+            )
 
     @property
     def width(self) -> int:
@@ -71,7 +77,7 @@ class FinalLayer(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch tokens width"], activated: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch tokens features"]:
-        with torch.autocast(image.device.type, enabled=False):
+        with no_autocast(image.device):
             return self.project(modulate(image, *self.modulation(activated)))
 
 
@@ -127,15 +133,16 @@ class MMDiT(nn.Module):
         """Velocity at latent `x` and time `t` (0 = data, 1 = noise) for the texts of `cond`."""
         height, width, patch = *x.shape[-2:], self.config.patch_size
         activated = self._activated(t, cond.pooled)
-        image = self.patch_embedding(patchify(x, patch))
+        dtype = activated.dtype  # of the weights; the tokens keep it between blocks
+        image = self.patch_embedding(patchify(x, patch).to(dtype)).to(dtype)
         image = image + self.positions(height // patch, width // patch)
-        context = self.context_embedding(cond.context)
+        context = self.context_embedding(cond.context.to(dtype)).to(dtype)
         for block in self.blocks:
             context, image = block(context, image, activated)
         return unpatchify(self.final(image, activated), patch, height, width).to(x.dtype)
 
     def _activated(self, t: Tensor, pooled: Tensor) -> Tensor:
         """SiLU of the modulation vector; no autocast, for times that differ little must differ."""
-        with torch.autocast(t.device.type, enabled=False):
+        with no_autocast(t.device):
             cond = self.time_embedding(time_features(t)) + self.pooled_embedding(pooled)
             return nn.functional.silu(cond)

@@ -21,5 +21,29 @@ def num_parameters(config: MMDiTConfig) -> int:
     return embeddings + (2 * config.depth - 1) * stream + last_context + final
 
 
+def forward_flops(config: MMDiTConfig, height: int, width: int, num_text_tokens: int) -> int:
+    """Floating-point operations of one sample's forward pass, a multiply-add being two.
+
+    Matrix products only, those of attention among them, as `torch.utils.flop_counter` counts.
+    The text of the last block, which is attended to but does not attend, costs keys and values.
+
+    Args:
+        config: Shape of the network.
+        height: Rows of the latent.
+        width: Columns of the latent.
+        num_text_tokens: Tokens of the context.
+    """
+    h, patch = config.width, config.patch_size**2 * config.latent_channels
+    pixels, texts = (height // config.patch_size) * (width // config.patch_size), num_text_tokens
+    tokens, depth = pixels + texts, config.depth
+    vectors = (FREQUENCY_WIDTH + config.pooled_width + 2 * h) * h  # time and pooled text
+    vectors += (12 * depth - 4) * h * h + 2 * h * h  # modulation of the blocks and of the end
+    embeddings = pixels * patch * h + texts * config.context_width * h
+    image = 12 * pixels * depth * h * h  # qkv 3, out 1, perceptron 4 + 4
+    text = texts * (12 * (depth - 1) + 2) * h * h
+    attention = 2 * ((depth - 1) * tokens + pixels) * tokens * h  # logits, then their average
+    return 2 * (vectors + embeddings + image + text + attention + pixels * h * patch)
+
+
 def _linear(width_in: int, width_out: int) -> int:
     return width_in * width_out + width_out
