@@ -53,11 +53,29 @@ class Benchmark:
         measure: Returns figures by name.
         require: Raises if what is to be measured is not there; called for all chosen benchmarks
             before the first one runs, which may take long.
+        remedy: What the caller can do then.
     """
 
     about: str
     measure: Callable[[BenchSettings], Mapping[str, Figure]]
     require: Callable[[BenchSettings], None] = _needs_nothing
+    remedy: str = ""
+
+    def check(self, name: str, settings: BenchSettings) -> None:
+        """Refuse to begin without what is to be measured.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        try:
+            self.require(settings)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"cannot measure {name}: {error}; {self.remedy}") from error
+
+
+NAME_A_MODEL = "name a model by --run or --bundle"
+NAME_ENCODERS = "name encoders by --set encoders.autoencoder=RUN --set encoders.text=RUN"
+NAME_AUTOENCODERS = "name autoencoders by --autoencoder"
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -65,12 +83,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "help": Benchmark("`rectiflow --help`", measure_help),
     "scenes": Benchmark("scenes rendered on one core", measure_scenes),
     "checker": Benchmark("pictures judged on one core", measure_checker),
-    "encode": Benchmark("scenes encoded into a store", measure_encode, _needs_encoders),
-    "step": Benchmark("training step of scenes-tiny", measure_step, _needs_encoders),
-    "sample": Benchmark("one prompt from a cold process", measure_sample, _needs_model),
-    "evaluate": Benchmark("the whole suite, and its scores", measure_evaluate, _needs_model),
+    "encode": Benchmark(
+        "scenes encoded into a store", measure_encode, _needs_encoders, NAME_ENCODERS
+    ),
+    "step": Benchmark("training step of scenes-tiny", measure_step, _needs_encoders, NAME_ENCODERS),
+    "sample": Benchmark("one prompt, cold process", measure_sample, _needs_model, NAME_A_MODEL),
+    "evaluate": Benchmark("the suite and its scores", measure_evaluate, _needs_model, NAME_A_MODEL),
     "autoencoder": Benchmark(
-        "PSNR, SSIM and agreement of autoencoders", measure_autoencoder, _needs_autoencoders
+        "PSNR, SSIM and agreement of autoencoders",
+        measure_autoencoder,
+        _needs_autoencoders,
+        NAME_AUTOENCODERS,
     ),
     "ceilings": Benchmark("what the checker accepts, rightly and wrongly", measure_ceilings),
 }
@@ -102,7 +125,7 @@ def run_benchmarks(
         wrong = f"no benchmark {unknown[0]!r}" if unknown else "name at least one benchmark"
         raise ValueError(f"{wrong}; known: {', '.join(BENCHMARKS)}")
     for name in names:
-        BENCHMARKS[name].require(settings)
+        BENCHMARKS[name].check(name, settings)
     machine = machine_facts()  # before the work, so that the load is not our own
     figures = {}
     for done, name in enumerate(names):

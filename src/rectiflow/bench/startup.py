@@ -1,6 +1,7 @@
 """What one waits for: imports, help, and one picture from a cold process."""
 
 import tempfile
+from functools import partial
 
 from rectiflow.bench.figure import Figure, median_figure
 from rectiflow.bench.processes import Finished, import_seconds, run_rectiflow
@@ -20,20 +21,16 @@ def measure_imports(settings: BenchSettings) -> dict[str, Figure]:
     """
     num = settings.repeats(9)
     import_seconds("import torch, rectiflow; rectiflow.load")  # files into the system's cache
-    figures = {}
-    for name, statement, bar in (
-        ("package", "import rectiflow", MAX_IMPORT_RATIO),
-        ("loaded", "import rectiflow; rectiflow.load", None),
-    ):
-        measured = pairs(
-            lambda: import_seconds("import torch"),
-            lambda wanted=statement: import_seconds(wanted),
-            num,
-        )
-        figures[f"{name} / torch"] = median_figure(ratios(measured), "", at_most=bar)
-        figures[f"{name} seconds"] = median_figure([second for _, second in measured], "s")
-        figures["torch seconds"] = median_figure([first for first, _ in measured], "s")
-    return figures
+    torch_alone = partial(import_seconds, "import torch")
+    package = pairs(torch_alone, partial(import_seconds, "import rectiflow"), num)
+    loaded = pairs(torch_alone, partial(import_seconds, "import rectiflow; rectiflow.load"), num)
+    return {
+        "package / torch": median_figure(ratios(package), "", at_most=MAX_IMPORT_RATIO),
+        "loaded / torch": median_figure(ratios(loaded), ""),
+        "package seconds": median_figure([second for _, second in package], "s"),
+        "loaded seconds": median_figure([second for _, second in loaded], "s"),
+        "torch seconds": median_figure([first for first, _ in package + loaded], "s"),
+    }
 
 
 def measure_help(settings: BenchSettings) -> dict[str, Figure]:

@@ -53,20 +53,21 @@ def share_outside(row: Mapping[str, float]) -> float:
     return 1 - sum(row[name] for name in INSIDE) / row["step_seconds"]
 
 
-def shares_outside_loop(rows: Sequence[Mapping[str, float]]) -> list[float]:
+def share_outside_loop(rows: Sequence[Mapping[str, float]]) -> float:
     """The same share of the loop's wall time, logging and progress included.
 
     Args:
-        rows: Lines of metrics.jsonl at a steady cadence, without validation, pictures or
-            checkpoints between them. A line's phases are means over the steps since the line
-            before; its `elapsed_seconds` end with the step before its own.
+        rows: Lines of metrics.jsonl without validation, pictures or checkpoints between them. A
+            line's phases are means over the steps since the line before; its `elapsed_seconds`
+            end with the step before its own, so with many steps the two cover nearly the same.
 
-    Returns:
-        One share per pair of neighbouring lines.
+    Raises:
+        ValueError: If there are fewer than two lines.
     """
-    measured = []
-    for before, row in pairwise(rows):
-        num_steps = row["step"] - before["step"]
-        elapsed = row["elapsed_seconds"] - before["elapsed_seconds"]
-        measured.append(1 - num_steps * sum(row[name] for name in INSIDE) / elapsed)
-    return measured
+    if len(rows) < 2:
+        raise ValueError(f"the wall time of steps lies between two lines, got {len(rows)}")
+    inside = sum(
+        (row["step"] - before["step"]) * sum(row[name] for name in INSIDE)
+        for before, row in pairwise(rows)
+    )
+    return 1 - inside / (rows[-1]["elapsed_seconds"] - rows[0]["elapsed_seconds"])

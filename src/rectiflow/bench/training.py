@@ -10,7 +10,7 @@ from rectiflow.bench.processes import run_rectiflow
 from rectiflow.bench.recipe import RECIPE
 from rectiflow.bench.settings import BenchSettings
 from rectiflow.bench.startup import peak_memory
-from rectiflow.bench.timing import share_outside, shares_outside_loop
+from rectiflow.bench.timing import share_outside, share_outside_loop
 from rectiflow.runs import Run
 
 MAX_SHARE_OUTSIDE = 0.15
@@ -48,19 +48,21 @@ def step_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     """Figures of the lines of a run's metrics.jsonl; those of the first steps are left out.
 
     Raises:
-        ValueError: If no line, or only one, is left.
+        ValueError: If fewer than two lines are left.
     """
     settled = [row for row in rows if row["step"] >= FIRST_STEP]
-    if len(settled) < 2:
-        raise ValueError(f"need two lines at step {FIRST_STEP} or later, got {len(settled)}")
-    measured = settled[1:]  # the line of the first step counts steps before it
-    outside = {
-        "outside": [share_outside(row) for row in measured],
-        "outside, logging included": shares_outside_loop(settled),
+    loop = share_outside_loop(settled)
+    measured = settled[1:]  # the line of FIRST_STEP tells of steps before it
+    share = median_figure(
+        [share_outside(row) for row in measured], "of the step", at_most=MAX_SHARE_OUTSIDE
+    )
+    figures = {
+        "seconds": median_figure([row["step_seconds"] for row in measured], "s"),
+        "outside": share,
+        "outside, logging included": Figure(
+            value=loop, unit="of the step", at_most=MAX_SHARE_OUTSIDE
+        ),
     }
-    figures = {"seconds": median_figure([row["step_seconds"] for row in measured], "s")}
-    for name, shares in outside.items():
-        figures[name] = median_figure(shares, "of the step", at_most=MAX_SHARE_OUTSIDE)
     for phase in PHASES:
         seconds = [row[f"{phase}_seconds"] for row in measured]
         figures[f"{phase} seconds"] = median_figure(seconds, "s")

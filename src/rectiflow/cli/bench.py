@@ -71,7 +71,7 @@ def bench(
 def table(report: Mapping[str, Any]) -> str:
     """The report as text: the machine, then one figure a line."""
     lines = [", ".join(f"{name} {value}" for name, value in report["machine"].items())]
-    width = max(len(name) for name in report["figures"])
+    width = max(map(len, report["figures"]), default=0)
     for name, row in report["figures"].items():
         bar = f"{row['bar'] or '':<10}"
         verdict = {True: "met", False: "MISSED", None: ""}[row["met"]]

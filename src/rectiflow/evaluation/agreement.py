@@ -5,7 +5,7 @@ rendered, blurred, or sent through an autoencoder, hides what a model can do; on
 pictures for prompts that are not theirs makes it look better than it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -129,7 +129,7 @@ def turned_round(prompt: Metadata) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "relations", {**prompt, "include": [still, moved]}
 
 
-def shares(outcomes: Iterator[tuple[str, bool]]) -> dict[str, float]:
+def shares(outcomes: Iterable[tuple[str, bool]]) -> dict[str, float]:
     """From (group, outcome) to the share of true outcomes by group, in order of appearance."""
     counts: dict[str, list[int]] = {}
     for group, outcome in outcomes:
@@ -137,11 +137,6 @@ def shares(outcomes: Iterator[tuple[str, bool]]) -> dict[str, float]:
         count[0] += bool(outcome)
         count[1] += 1
     return {group: hits / total for group, (hits, total) in counts.items()}
-
-
-def lowest(by_task: Mapping[str, float]) -> tuple[str, float]:
-    """The task with the lowest share, and that share."""
-    return min(by_task.items(), key=lambda item: item[1])
 
 
 def _parsed(prompts: Sequence[Metadata], size_px: int, thresholds: Thresholds) -> list[Parsed]:
