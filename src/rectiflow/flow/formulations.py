@@ -56,15 +56,15 @@ def formulation(name: str) -> Formulation:
         ValueError: If the name is unknown (the nearest is proposed) or a number out of range.
     """
     match = re.fullmatch(r"\s*([a-z/]+)\s*(?:\(([^()]*)\))?\s*", name)
-    family = _FAMILIES.get(match[1]) if match else None
-    numbers = _numbers(match[2]) if match else None
+    stem, text = match.groups() if match else (name, None)
+    family, numbers = _FAMILIES.get(stem), _numbers(text)
     if family is None or numbers is None or len(numbers) != family.num_numbers:
         raise ValueError(f"unknown formulation {name!r}; the nearest is {_nearest(name)!r}")
     try:
         density = family.density(*numbers)
     except ValueError as error:
         raise ValueError(f"formulation {name!r}: {error}") from None
-    canonical = match[1] + (f"({','.join(map(_two_decimals, numbers))})" if numbers else "")
+    canonical = stem + (f"({','.join(map(_two_decimals, numbers))})" if numbers else "")
     return Formulation(
         name=canonical, path=RectifiedFlow(), prediction=VelocityPrediction(), density=density
     )

@@ -105,7 +105,7 @@ class _JoinHeads(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *joined):
+    def backward(ctx, *joined):  # pyright: ignore[reportIncompatibleMethodOverride]
         context, image, context_scale, image_scale, *inverses = ctx.saved_tensors
         grads, scale_grads = [], []
         for x, scale, pieces in _streams(context, image, context_scale, image_scale, joined):
@@ -194,10 +194,10 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, share = ctx.saved_tensors
         grad_share = grad @ v.transpose(1, 2)
-        grad_logits = torch._softmax_backward_data(grad_share, share, -1, share.dtype)
+        grad_logits = torch.ops.aten._softmax_backward_data(grad_share, share, -1, share.dtype)
         grad_q = _scaled_product(grad_logits, k, q.shape[-1])
         grad_k = _scaled_product(grad_logits.transpose(1, 2), q, q.shape[-1])
         return grad_q, grad_k, share.transpose(1, 2) @ grad
