@@ -26,7 +26,12 @@ MOST: Final = 5
 ROUNDS: Final = 2  # of fitting every shape again with the others held
 WELL_EXPLAINED: Final = 0.12  # part left over that is only the edges
 SAVING: Final = 0.75  # of what is left over; a shape more must save at least the rest
-GIVE_UP: Final = 0.9  # of what is left over; a shape that saves less ends the search
+HOPELESS: Final = 0.4  # part left over by sharp shapes that blurred ones will not explain
+GIVE_UP: Final = 0.85  # of what is left over; a shape that saves less ends the search
+TOO_MANY: Final = (
+    1.15  # k of MOST equal shapes leave 1 - k / MOST over; this - k / MOST is too much
+)
+ALIKE: Final = 1.15  # how much more may be left over if the shapes are equal
 BLURS: Final = (0.006, 0.02)  # Gaussian sigma in parts of the side; the sharp one is tried first
 WINDOW_STEP_PX: Final = 12  # windows come in few sizes, so that stamps are made once each
 
@@ -60,6 +65,13 @@ class Stamps:
     spectra: Complex[np.ndarray, "stamps n half"]
     square_spectra: Complex[np.ndarray, "stamps n half"]
 
+    def rows(self, start: int, stop: int) -> "Stamps":
+        """Some of the stamps."""
+        part = slice(start, stop)
+        return Stamps(
+            self.kinds[part], self.masks[part], self.spectra[part], self.square_spectra[part]
+        )
+
 
 def split(piece: Piece, side: int, thresholds: Thresholds) -> tuple[list[Part], float]:
     """The shapes that a piece consists of, and the part of its area that they fail to explain.
@@ -80,7 +92,7 @@ def split(piece: Piece, side: int, thresholds: Thresholds) -> tuple[list[Part], 
         places, residual = _explain(target, stamps, thresholds)
         if places and residual < best[1]:
             best = [_part(place, stamps, piece, pad, factor) for place in places], residual
-        if residual < WELL_EXPLAINED:
+        if residual < WELL_EXPLAINED or residual > HOPELESS:
             break
     return best
 
@@ -107,12 +119,35 @@ def _explain(target: Mask, stamps: Stamps, thresholds: Thresholds) -> tuple[list
         is_good = left_over <= thresholds.split_residual
         if is_good and _are_apart(places, stamps, thresholds.split_overlap):
             accepted = list(places)
-        elif accepted or left_over > GIVE_UP * residual:
+        elif accepted or left_over > min(GIVE_UP * residual, TOO_MANY - len(places) / MOST):
             break
         residual = left_over
         if residual < WELL_EXPLAINED:
             break
-    return (accepted if len(accepted) > 1 else []), residual
+    if len(accepted) < 2:
+        return [], residual
+    return _as_one_kind(accepted, residual, target, stamps, thresholds)
+
+
+def _as_one_kind(
+    places: list[Place], residual: float, target: Mask, stamps: Stamps, thresholds: Thresholds
+) -> tuple[list[Place], float]:
+    """The same number of equal shapes, if they explain a mask about as well as mixed ones.
+
+    Two triangles over each other look much like a triangle and a square; objects of one colour
+    that meet are mostly of one kind.
+    """
+    shapes = sorted({stamps.kinds[stamp][0] for stamp, _, _ in places})
+    for shape in shapes if len(shapes) > 1 else ():
+        first = next(i for i, (name, _) in enumerate(stamps.kinds) if name == shape)
+        alike = stamps.rows(first, first + len(RADII))
+        found: list[Place] = []
+        for _ in places:
+            found = _fit(found, target, alike)
+        left_over = _left_over(target - _union(found, alike)) / float(target.sum())
+        if left_over <= ALIKE * residual and _are_apart(found, alike, thresholds.split_overlap):
+            return [(stamp + first, row, column) for stamp, row, column in found], left_over
+    return places, residual
 
 
 def _fit(found: list[Place], target: Mask, stamps: Stamps) -> list[Place]:

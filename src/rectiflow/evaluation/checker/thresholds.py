@@ -61,7 +61,7 @@ class Thresholds:
     max_radius: float = 0.24
     core_depth: float = 0.6
     max_color_distance: float = 30.0
-    max_core_spread: float = 16.0
+    max_core_spread: float = 14.0
     voting_reach: float = 0.6
     second_color: float = 0.12
     rim_contact: float = 0.3
@@ -74,7 +74,7 @@ class Thresholds:
     split_overlap: float = 0.3
     word_match: float = 0.78
     letter_match: float = 0.55
-    word_lead: float = -0.03
+    word_lead: float = -0.15
 
     @property
     def hash(self) -> str:
