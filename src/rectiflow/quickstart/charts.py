@@ -92,7 +92,8 @@ def loss_chart(rows: Rows) -> str:
                 axes.plot(steps, values, "o-", color=color, markersize=4, label=label)
         _cut_the_start(axes, rows)
         axes.set_xlim(left=0)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
         return _svg(figure)
 
 

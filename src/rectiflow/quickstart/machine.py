@@ -14,7 +14,7 @@ def machine_facts(device: str) -> dict[str, str]:
     """What decides how fast a run is, by name, for a person to read."""
     facts = {
         "processor": processor(),
-        "cores": f"{num_cores()} usable, {torch.get_num_threads()} threads",
+        "cores": f"{num_cores()} usable; threads of torch: {torch.get_num_threads()}",
         "device": device,
         "system": platform.platform(),
         "Python": platform.python_version(),

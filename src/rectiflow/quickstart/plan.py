@@ -38,10 +38,9 @@ def plan(
         training = recipe.training.minutes or 0.0
         minutes = {"encoding": encoding, "training": training, **minutes}
         would = [f"encode {num_scenes:,} scenes", f"train for {training:g} minutes", drawing]
+    minutes["total"] = sum(minutes.values())
     return {
         "would": would,
-        "about_minutes": {
-            k: round(v, 1) for k, v in {**minutes, "total": sum(minutes.values())}.items()
-        },
+        "about_minutes": {stage: round(value, 1) for stage, value in minutes.items()},
         **run_training(RECIPE, assignments, out, True, progress),
     }

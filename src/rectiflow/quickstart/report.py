@@ -19,9 +19,9 @@ TASK_NAMES = {
     "text": "words",
 }
 CONTROLS = {
-    "ground_truth": "true pictures",
-    "round_trip": "true pictures through the autoencoder",
-    "shuffled": "this run, judged by wrong prompts",
+    "ground_truth": "control: true pictures",
+    "round_trip": "control: true pictures through the autoencoder",
+    "shuffled": "control: pictures judged by other prompts",
 }
 
 
@@ -57,8 +57,8 @@ def _overview(findings: Findings) -> str:
     fresh, reference = findings.fresh, findings.reference
     return tiles(
         [
-            (f"overall score of {fresh.name}", score(fresh.summary["overall"])),
-            (f"overall score of {reference.name}", score(reference.summary["overall"])),
+            (f"overall score, {fresh.name}", score(fresh.summary["overall"])),
+            (f"overall score, {reference.name}", score(reference.summary["overall"])),
             ("steps of training", f"{fresh.facts['steps']:,}"),
             ("time from start to report", duration(sum(findings.seconds.values()))),
         ]
@@ -78,8 +78,8 @@ def _side_by_side(findings: Findings) -> str:
         )
         cards.append(f'<div class="pair"><h3>{escape(prompt)}{mark}</h3><div>{pair}</div></div>')
     note = (
-        f"Left the model that was just trained, right {reference.name}, which ships with the "
-        "package; both start from the same noise. Prompts marked “never trained on” combine "
+        f"Left the model that was just trained, right the reference, {reference.facts['model']}; "
+        "both start from the same noise. Prompts marked “never trained on” combine "
         "things that no training picture shows together."
     )
     return section("Side by side", note, f'<div class="pairs">{"".join(cards)}</div>')
@@ -111,8 +111,8 @@ def _scores(fresh: ModelFindings, reference: ModelFindings) -> str:
     overall = [(m.summary["overall"], m.summary["strict"]) for m in models]
     rows.append(_score_row("overall, without words", overall, "total"))
     for key, name in CONTROLS.items():
-        if control := fresh.summary.get("controls", {}).get(key):
-            rows.append(_score_row(name, [(control["overall"], control["strict"])], "control"))
+        of = [m.summary.get("controls", {}).get(key, {}) for m in models]
+        rows.append(_score_row(name, [(c.get("overall"), c.get("strict")) for c in of], "control"))
     head = ["task", *(f"{m.name}{kind}" for m in models for kind in ("", ", strict"))]
     note = (
         f"Share of pictures that show what was asked for, found by a program that reads them: "
@@ -138,11 +138,10 @@ def _score_row(
 ) -> str:
     """A line of the table: for each model its score, with a bar behind it, and its strict one."""
     cells = []
-    for (lenient, strict), shade in zip(values, ("score", "score reference"), strict=False):
+    for (lenient, strict), shade in zip(values, ("score", "score reference"), strict=True):
         bar = f"--part:{lenient or 0:.4f}"
         cells.append(f'<td class="{shade}" style="{bar}">{score(lenient)}</td>')
         cells.append(f"<td>{score(strict)}</td>")
-    cells += ["<td></td><td></td>"] * (2 - len(values))
     return f'<tr class="{kind}"><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
 
 
@@ -151,12 +150,12 @@ def _judged(fresh: ModelFindings, reference: ModelFindings) -> str:
     pairs: dict[str, list[str]] = {}
     for k, (row, other) in enumerate(zip(fresh.rows, reference.rows, strict=True)):
         each = "".join(_verdict(model, k) for model in (fresh, reference))
-        text = f"<div><h3>{escape(row['prompt'])}</h3><div>{each}</div></div>"
+        text = f'<div class="pair"><h3>{escape(row["prompt"])}</h3><div>{each}</div></div>'
         pairs.setdefault(other["tag"], []).append(text)
     return "".join(
         folded(
             f"{TASK_NAMES.get(task, task)}: every picture and its verdict",
-            f'<div class="judged">{"".join(of)}</div>',
+            f'<div class="pairs judged">{"".join(of)}</div>',
         )
         for task, of in pairs.items()
     )
@@ -164,7 +163,7 @@ def _judged(fresh: ModelFindings, reference: ModelFindings) -> str:
 
 def _verdict(model: ModelFindings, k: int) -> str:
     row = model.rows[k]
-    verdict = "✓ right" if row["correct"] else f"✗ {row['reason'] or 'wrong'}"
+    verdict = "✓ right" if row["correct"] else "✗ " + row["reason"].replace("\n", "; ")
     image = picture(model.scored[k], f"{row['prompt']}: {model.name}, {verdict}")
     return figure(image, verdict, "right" if row["correct"] else "")
 
@@ -188,7 +187,7 @@ def _facts(findings: Findings) -> str:
         ("Time", table([], [*stages, ("total", duration(total))])),
         ("Machine", table([], findings.machine.items())),
         ("This run", table([], _pairs(findings.fresh.facts))),
-        (f"Reference: {findings.reference.name}", table([], _pairs(findings.reference.facts))),
+        ("Reference", table([], _pairs(findings.reference.facts))),
     )
     tables = "".join(f"<div><h3>{escape(name)}</h3>{box}</div>" for name, box in boxes)
     rows = (
@@ -206,7 +205,7 @@ def _facts(findings: Findings) -> str:
 
 def _pairs(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in facts.items():
-        yield name.replace("_", " "), shown(value)
+        yield name, shown(value)
 
 
 def shown(value: Any) -> str:

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rectiflow.devices import resolve_device
 from rectiflow.jobs import run_training
 from rectiflow.jobs.job import Progress
-from rectiflow.nn.sizes import num_parameters
 from rectiflow.quickstart.findings import Findings, ModelFindings
 from rectiflow.quickstart.learning import learning_of
 from rectiflow.quickstart.machine import machine_facts, num_cores
@@ -15,21 +13,18 @@ from rectiflow.quickstart.models import findings_of
 from rectiflow.quickstart.plan import plan
 from rectiflow.quickstart.prompts import PROMPTS, UNSEEN
 from rectiflow.quickstart.recipe import RECIPE, SETTINGS, commands_for, settings_of
-from rectiflow.quickstart.report import duration, report_html, score
+from rectiflow.quickstart.report import report_html, score
 from rectiflow.quickstart.stages import Stages
 from rectiflow.runs import Run, write_bytes
-from rectiflow.sampling.load import load
-from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import DEFAULT_BUNDLE, find_source
 from rectiflow.training.recipe import FlowRecipe, load_recipe
 from rectiflow.training.resume import check_claim
 
 PROMPTS_PER_TASK = 20
-FRESH, REFERENCE = "this run", "reference"
 
 
 def run_quickstart(
-    minutes: float,
+    minutes: float | None,
     out: Path,
     dry_run: bool,
     progress: Progress,
@@ -43,7 +38,7 @@ def run_quickstart(
     The same command goes on where it stopped; of a finished run it draws, scores and reports again.
 
     Args:
-        minutes: Of training.
+        minutes: Of training; None if `settings` tell its length.
         out: Folder of the run; the report is its `report.html`.
         dry_run: Whether to return what would be done instead.
         progress: Told how far the work is.
@@ -59,11 +54,12 @@ def run_quickstart(
         ValueError: If a setting is wrong, or `out` holds a run of other settings.
         FileNotFoundError: If the reference is not there.
     """
-    assignments = [*SETTINGS, f"training.minutes={minutes}", *settings]
+    length = [] if minutes is None else [f"training.minutes={minutes}"]
+    assignments = [*SETTINGS, *length, *settings]
     recipe = load_recipe(RECIPE, assignments)
     assert isinstance(recipe, FlowRecipe)
     run = Run(out)
-    _refuse_other_minutes(run, minutes)
+    _refuse_other_minutes(run, recipe.training.minutes)
     find_source(reference)
     if dry_run:
         return plan(recipe, assignments, out, per_task, progress)
@@ -72,7 +68,7 @@ def run_quickstart(
     outcome = _train(run, assignments, stages)
     if outcome["status"] == "interrupted":
         return outcome
-    findings = _findings(recipe, run, reference, per_task, stages)
+    findings = _findings(recipe, run, reference, per_task, stages, outcome["step"])
     report = out / "report.html"
     write_bytes(report, report_html(findings).encode())
     return {
@@ -84,7 +80,7 @@ def run_quickstart(
     }
 
 
-def _refuse_other_minutes(run: Run, minutes: float) -> None:
+def _refuse_other_minutes(run: Run, minutes: float | None) -> None:
     if not run.config_path.is_file() or run.config().get("name") != RECIPE:
         return  # `check_claim` tells what else may be wrong with the folder
     before = run.config()["training"]["minutes"]
@@ -111,33 +107,25 @@ def _train(run: Run, assignments: Sequence[str], stages: Stages) -> dict[str, An
 
 
 def _findings(
-    recipe: FlowRecipe, run: Run, reference: str, per_task: int, stages: Stages
+    recipe: FlowRecipe, run: Run, reference: str, per_task: int, stages: Stages, steps: int
 ) -> Findings:
-    device = resolve_device("auto").type
-    models = []
-    for source, name, stage in (
-        (run.folder, FRESH, "scoring this run"),
-        (reference, REFERENCE, "scoring the reference"),
-    ):
-        stages.begin("drawing")
-        pipeline = load(source, device=device)
-        folder = run.folder / "evaluation" / ("fresh" if name == FRESH else "reference")
-        facts = _facts_of(pipeline, source)
-        models.append(
-            findings_of(
-                pipeline,
-                name,
-                facts=facts,
-                per_task=per_task,
-                folder=folder,
-                stage=stage,
-                progress=stages,
-            )
+    fresh, other = (
+        findings_of(
+            source,
+            name,
+            num_steps=num_steps,
+            per_task=per_task,
+            folder=run.folder / "evaluation" / place,
+            progress=stages,
         )
+        for source, name, place, num_steps in (
+            (str(run.folder), "this run", "fresh", steps),
+            (reference, "reference", "reference", None),
+        )
+    )
     stages.save()
-    fresh, other = models
     return Findings(
-        headline=_headline(fresh, run, device),
+        headline=_headline(fresh, run),
         prompts=PROMPTS,
         unseen=frozenset(UNSEEN),
         fresh=fresh,
@@ -146,31 +134,13 @@ def _findings(
         metrics=run.metrics(),
         settings=list(settings_of(recipe)),
         seconds=stages.seconds,
-        machine=machine_facts(device),
+        machine=machine_facts(fresh.facts["device"]),
         commands=commands_for(run.folder),
     )
 
 
-def _facts_of(pipeline: Pipeline, source: str | Path) -> dict[str, Any]:
-    """What a model is; how long it was trained, as far as its files tell."""
-    run = Run(find_source(source).folder)
-    result, rows = run.result() or {}, run.metrics()
-    network: Any = pipeline.network
-    steps = result.get("num_steps", rows[-1]["step"] if rows else 0)
-    facts = {
-        "model": str(source),
-        "depth": network.config.depth,
-        "parameters": num_parameters(network.config),
-        "steps": steps,
-    }
-    if "samples_seen" in result:
-        facts["pictures seen"] = result["samples_seen"]
-    if "elapsed_seconds" in result:
-        facts["time of training"] = duration(result["elapsed_seconds"])
-    return facts
-
-
-def _headline(fresh: ModelFindings, run: Run, device: str) -> str:
+def _headline(fresh: ModelFindings, run: Run) -> str:
+    device = fresh.facts["device"]
     where = f"{num_cores()} CPU cores" if device == "cpu" else device
     millions = fresh.facts["parameters"] / 1e6
     text = (

@@ -7,7 +7,7 @@ from typing import Any
 from rectiflow.jobs.job import Progress
 from rectiflow.runs import read_json, write_json
 
-REPEATED = ("drawing", "scoring this run", "scoring the reference")
+REPEATED = ("drawing", "scoring this run", "scoring reference")
 """Stages that every call does anew; the time of the others adds up when a run is resumed."""
 
 

@@ -12,7 +12,7 @@ CSS: Final = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1280px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 44px 0 4px; }
 h3 { font-size: 15px; margin: 0 0 8px; }
 p { margin: 0 0 14px; max-width: 76ch; } .soft, figcaption { color: var(--soft); }
@@ -26,9 +26,12 @@ img { image-rendering: pixelated; display: block; border-radius: 3px; background
   padding: 12px 14px; }
 .tile b { display: block; font-size: 26px; line-height: 1.25; font-weight: 600; }
 .tile span { color: var(--soft); font-size: 13px; }
-.pairs { grid-template-columns: repeat(auto-fill, minmax(236px, 1fr)); }
-.pair h3 { font-weight: 500; min-height: 3em; } .pair div { display: flex; gap: 10px; }
-.pair figure { margin: 0; flex: 1; } .pair img { width: 100%; height: auto; }
+.pairs { grid-template-columns: repeat(auto-fill, minmax(min(100%, 296px), 1fr)); }
+.pair { display: flex; flex-direction: column; justify-content: space-between; }
+.pair h3 { font-weight: 500; } .pair div { display: flex; gap: 12px; }
+.pair figure { margin: 0; width: 128px; }
+/* Twice 64 px: at other scales some pixels of a letter would be wider than others. */
+.pair img, .strip img { width: 128px; height: 128px; }
 figcaption { font-size: 12px; margin-top: 3px; }
 .mark { font-size: 11px; color: var(--soft); border: 1px solid var(--line); border-radius: 9px;
   padding: 0 7px; white-space: nowrap; }
@@ -38,27 +41,28 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { padding: 6px 12px; text-align: left; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--soft); font-weight: 500; font-size: 13px;
   vertical-align: bottom; }
-tbody th { font-weight: 500; } .total th, .total td { font-weight: 650; }
+tbody th { font-weight: 500; }
+tbody:first-child tr:first-child > * { border-top: 0; }
+.total th, .total td { font-weight: 650; }
 .score { width: 12%; background: linear-gradient(var(--fill, var(--bar)), var(--fill, var(--bar)))
   left 5px center / calc(var(--part) * (100% - 10px)) 22px no-repeat; }
 .score.reference { --fill: var(--other); }
 .control { color: var(--soft); }
 .strip td { padding: 4px 5px; } .strip th { white-space: nowrap; } .strip thead th { padding: 6px; }
 .strip tbody th { white-space: normal; min-width: 130px; font-weight: 400; }
-.strip img { width: 92px; height: 92px; }
-.charts { grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .chart svg { width: 100%; height: auto; display: block; }
 .chart svg text { font-family: inherit !important; }
 details { margin-top: 10px; border: 1px solid var(--line); border-radius: 10px;
   background: var(--card); }
 summary { cursor: pointer; padding: 8px 14px; } details > .inside { padding: 6px 14px 14px; }
-.judged { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(188px, 1fr)); }
-.judged h3 { font-weight: 400; font-size: 13px; line-height: 1.35; margin: 0 0 5px; }
-.judged div div { display: flex; gap: 8px; } .judged figure { margin: 0; width: 88px; }
-.judged img { width: 88px; height: 88px; outline: 2px solid var(--bad); }
+.judged { margin: 4px 0 0; grid-template-columns: repeat(auto-fill, minmax(268px, 1fr)); }
+.judged .pair { justify-content: start; border: 0; padding: 0; }
+.judged h3 { font-size: 14px; margin: 0 0 5px; }
+.judged img { outline: 2px solid var(--bad); } .judged figcaption { color: var(--bad); }
 .judged .right img { outline-color: var(--good); }
-.judged figcaption { color: var(--bad); line-height: 1.3; }
 .judged .right figcaption { color: var(--good); }
-.facts { grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); align-items: start; }
+.facts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr));
+  align-items: start; }
 .changed { color: var(--accent); }
 """
