@@ -8,6 +8,7 @@ is the only one the rest of the package sees.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -50,28 +51,29 @@ class Autoencoder(nn.Module):
 
     def __init__(self, network: AutoencoderKL) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network  # diffusers' own annotations are narrower than what it takes
 
     @classmethod
     def new(cls, model: AutoencoderModel, seed: int = 0) -> "Autoencoder":
         """An untrained autoencoder whose weights are a function of `seed`; global RNG untouched."""
         levels = len(model.widths)
+        settings: dict[str, Any] = {
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
+            "block_out_channels": tuple(model.widths),
+            "layers_per_block": model.layers_per_block,
+            "norm_num_groups": model.norm_groups,
+            "latent_channels": model.latent_channels,
+            "mid_block_add_attention": model.has_mid_attention,
+            "use_quant_conv": False,  # as the released SD3 autoencoder
+            "use_post_quant_conv": False,
+            "scaling_factor": 1.0,
+            "shift_factor": 0.0,
+            "force_upcast": False,
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                block_out_channels=tuple(model.widths),
-                layers_per_block=model.layers_per_block,
-                norm_num_groups=model.norm_groups,
-                latent_channels=model.latent_channels,
-                mid_block_add_attention=model.has_mid_attention,
-                use_quant_conv=False,  # as the released SD3 autoencoder
-                use_post_quant_conv=False,
-                scaling_factor=1.0,
-                shift_factor=0.0,
-                force_upcast=False,
-            )
+            network: Any = AutoencoderKL(**settings)
         with torch.no_grad():
             log_variance = slice(model.latent_channels, None)
             network.encoder.conv_out.weight[log_variance] = 0

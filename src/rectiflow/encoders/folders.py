@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from rectiflow.errors import DataError
@@ -64,7 +64,7 @@ def load_tokenizer(cls: Any, folder: Path) -> Any:
 def save_pretrained(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write configuration and safetensors, the weights in `dtype`; the model keeps its own."""
     if dtype != torch.float32:
-        model = copy.deepcopy(model).to(dtype)
+        model = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own `to` prints a warning
     with _without_progress_bars():
         model.save_pretrained(str(folder))
 

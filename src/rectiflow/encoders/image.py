@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -80,7 +81,8 @@ class ImageEncoder(nn.Module):
     @property
     def size_px(self) -> int:
         """Side of the pictures it takes."""
-        return self.network.config.image_size
+        config: Any = self.network.config
+        return config.image_size
 
     def identity(self) -> str:
         """SHA-256 over configuration and weights (as float32)."""

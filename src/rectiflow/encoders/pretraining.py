@@ -1,6 +1,7 @@
 """Text encoders, vision tower and the heads that only their training needs, as one module."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,8 +48,7 @@ class EncodersInTraining(nn.Module):
     def __init__(self, text: TextEncoders, image: ImageEncoder, seed: int = 0) -> None:
         super().__init__()
         self.text, self.image = text, image
-        width_l = text.clip_l.config.projection_dim
-        width_g = text.clip_g.config.projection_dim
+        width_l, width_g = (model.config.projection_dim for model in text.models[:2])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.bridge = nn.Linear(width_g, width_l, bias=False)
@@ -58,7 +58,7 @@ class EncodersInTraining(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Tokens of T5."""
-        return self.text.t5.config.vocab_size
+        return self.text.models[2].config.vocab_size
 
     @property
     def scale(self) -> Float[Tensor, " two"]:
@@ -85,6 +85,7 @@ class EncodersInTraining(nn.Module):
         self, ids: Int[Tensor, "batch tokens"], hidden: Bool[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch tokens offsets vocabulary"]:
         """Logits of the tokens around each place, from captions with `hidden` tokens masked."""
-        sentinel = self.text.tokenizers[2].convert_tokens_to_ids(SENTINEL)
+        tokenizer: Any = self.text.tokenizers[2]
+        sentinel = tokenizer.convert_tokens_to_ids(SENTINEL)
         states = self.text.t5(input_ids=ids.masked_fill(hidden, sentinel)).last_hidden_state
         return self.head(states).unflatten(-1, (len(OFFSETS), self.vocabulary)).float()

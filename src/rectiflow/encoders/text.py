@@ -112,16 +112,16 @@ class TextEncoders(nn.Module):
         """
         root = Path(folder)
         classes = (CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel)
-        models = [
+        clip_l, clip_g, t5 = (
             load_pretrained(kind, root / name).float()
             for kind, name in zip(classes, FOLDERS, strict=True)
-        ]
+        )
         kinds = (CLIPTokenizer, CLIPTokenizer, T5Tokenizer)
         tokenizers: Any = tuple(
             load_tokenizer(kind, root / name)
             for kind, name in zip(kinds, TOKENIZER_FOLDERS, strict=True)
         )
-        return cls(*models, tokenizers)
+        return cls(clip_l, clip_g, t5, tokenizers)
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write the six folders; transformers' classes load them unchanged."""
@@ -134,7 +134,7 @@ class TextEncoders(nn.Module):
             tokenizer.save_pretrained(str(root / name))
 
     @property
-    def models(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+    def models(self) -> tuple[Any, Any, Any]:
         """The networks in the order of `ENCODERS`."""
         return self.clip_l, self.clip_g, self.t5
 
@@ -149,7 +149,8 @@ class TextEncoders(nn.Module):
 
     @property
     def pooled_width(self) -> int:
-        return self.clip_l.config.projection_dim + self.clip_g.config.projection_dim
+        clip_l, clip_g, _ = self.models
+        return clip_l.config.projection_dim + clip_g.config.projection_dim
 
     @property
     def device(self) -> torch.device:
@@ -247,7 +248,7 @@ def _shortened(prompt: str, length: int = 60) -> str:
 
 
 def _clip(
-    tokenizer: CLIPTokenizer, width: int, num_layers: int, activation: str
+    tokenizer: Any, width: int, num_layers: int, activation: str
 ) -> CLIPTextModelWithProjection:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -265,7 +266,7 @@ def _clip(
     return CLIPTextModelWithProjection(config).eval()
 
 
-def _t5(tokenizer: T5Tokenizer, width: int, num_layers: int) -> T5EncoderModel:
+def _t5(tokenizer: Any, width: int, num_layers: int) -> T5EncoderModel:
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=width,

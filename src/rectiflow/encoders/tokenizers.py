@@ -9,6 +9,7 @@ Built from counts that are sorted, so the same captions in any order give the sa
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tokenizers import AddedToken
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -52,7 +53,8 @@ def clip_tokenizer(words: Iterable[str], pad_token: str = EOS) -> CLIPTokenizer:
         pad_token=pad_token,
     )
     # Matched after lower-casing and between word boundaries only.
-    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in words])
+    wholes: Any = [AddedToken(word, single_word=True, normalized=True) for word in words]
+    tokenizer.add_tokens(wholes)
     return tokenizer
 
 

@@ -60,7 +60,7 @@ class EncodersObjective(Objective):
 
     @property
     def _padding_id(self) -> int:
-        return self.model.text.t5.config.pad_token_id
+        return self.model.text.models[2].config.pad_token_id
 
     def _hidden(self, ids: Int[Tensor, "batch tokens"], draws: Draws) -> Tensor:
         drawn = draws.uniform("hidden tokens", (ids.shape[1],)).to(ids.device)
