@@ -41,7 +41,7 @@ def root(tmp_path_factory):
     autoencoder = AutoencoderModel(latent_channels=4, widths=(8, 8, 8, 8), norm_groups=4)
     Autoencoder.new(autoencoder, seed=1).save(root / "encoders" / "vae")
     sizes = EncodersModel(clip_l_width=32, clip_g_width=32, t5_width=64, clip_layers=2, t5_layers=1)
-    captions = corpus(ScenesData(num_scenes=4000))
+    captions = corpus(ScenesData(num_scenes=2000))
     TextEncoders.new(sizes, captions, seed=2).save(root / "encoders")
     run_training("scenes-tiny", settings(root), root / "reference", False, silent)
     return root

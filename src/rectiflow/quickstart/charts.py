@@ -15,7 +15,7 @@ INK = "#010203"  # replaced by the colour of the text around the chart
 TRAIN, VALIDATION, AVERAGED = "#8f8f8f", "#e0771b", "#2f86d6"
 STAGES = 5  # parts of the training that the losses by time are averaged over
 SMOOTHING = 9  # logged lines that the training loss is averaged over
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rectiflow",  # the same curves give the same file
     "font.size": 10,

@@ -102,7 +102,7 @@ def _learning(learning: Learning) -> str:
 
 def _scores(fresh: ModelFindings, reference: ModelFindings) -> str:
     models = (fresh, reference)
-    tasks = list(fresh.summary["tasks"])
+    tasks: list[str] = list(fresh.summary["tasks"])
     num = fresh.summary["num_prompts"] // max(1, len(tasks))
     rows = []
     for task in tasks:
