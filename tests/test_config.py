@@ -158,16 +158,6 @@ def test_toml_dates_and_nested_values_do_not_pass():
         config.from_dict(Root, {"seed": date(2020, 1, 2)})
 
 
-def test_the_hash_is_of_what_enters_the_computation():
-    reference = config.config_hash(build())
-    assert config.config_hash(build({}, "loop.is_quiet=true")) == reference
-    assert config.config_hash(build({"loop": {"rate": 1e-3}})) == reference
-    made = {"data": {"kind": "made"}}
-    others = ("seed=1", "loop.rate=1", "data.num=1")
-    changed = {config.config_hash(build(made, assignment)) for assignment in others}
-    assert len(changed | {reference}) == 4
-
-
 def test_names_of_another_kind_choose_it_and_drop_what_the_file_gave():
     values = {"data": {"kind": "made", "num": 3}}
     changed = config.override(Root, values, ["data.path=/my/pictures"])

@@ -8,7 +8,6 @@ is the only module that imports pydantic.
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import math
 import tomllib
@@ -103,12 +102,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 def to_json(config: Any) -> str:
     """The text of `config.json`."""
     return json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n"
-
-
-def config_hash(config: Any) -> str:
-    """SHA-256, in hex, of all settings that enter what is computed."""
-    fixed = {path: value for path, value, is_free in leaves(config) if not is_free}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def leaves(config: Any, at: str = "") -> Iterator[tuple[str, Any, bool]]:

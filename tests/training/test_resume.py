@@ -1,5 +1,7 @@
 """A run's folder belongs to its recipe; the weights of another run are a start, not a resume."""
 
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -8,7 +10,7 @@ from rectiflow.errors import DataError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.ema import named_tensors
-from rectiflow.training.recipe import load_recipe, with_training
+from rectiflow.training.recipe import load_recipe
 from rectiflow.training.resume import claim, load_initial
 from tests.training.tiny import tiny_objective, tiny_settings, tiny_train
 
@@ -107,3 +109,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_file(weights, tmp_path / "b.safetensors")
     with pytest.raises(ValueError, match=r"final\.project\.bias has shape \(3,\) in .*b\.safet"):
         load_initial(model, str(tmp_path / "b.safetensors"))
+
+
+def with_training(recipe, **changes):
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **changes))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from rectiflow.config import config_hash
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.manifest import json_hash
 from rectiflow.data.stored import StoreSource
@@ -26,13 +25,13 @@ from rectiflow.preparation.prepare import summary
 from rectiflow.preparation.prepared import Prepared, prepare_folder, prepare_scenes
 from rectiflow.preparation.reconstruction import reconstruction_psnr, reconstruction_warning
 from rectiflow.runs import Run, write_json
-from rectiflow.sampling.bundle import seal
+from rectiflow.sampling.bundle import seal, sha256
 from rectiflow.sampling.load import load_encoders, network_config
 from rectiflow.sampling.sources import encoder_folders
 from rectiflow.training.ema import named_tensors
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.flow import FlowObjective
-from rectiflow.training.recipe import FlowRecipe, recipe_hash
+from rectiflow.training.recipe import FlowRecipe
 from rectiflow.training.settings import ScenesData
 from rectiflow.training.validation import FlowValidation
 
@@ -53,7 +52,7 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=(grid,))
 
     def finish(run: Run) -> Mapping[str, Any]:
-        _export(network, section, run, recipe)
+        _export(network, section, run)
         return {"mmdit": "export/mmdit"}
 
     return Job(objective=objective, source=training, hooks=hooks, finish=finish, facts=facts)
@@ -156,7 +155,7 @@ def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, Store
     return training, held_out
 
 
-def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run, recipe: FlowRecipe) -> None:
+def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run) -> None:
     """Write RUN/export: the averaged network and the encoders it was trained on, one bundle."""
     if run.export.exists():
         shutil.rmtree(run.export)  # an export that a kill cut short
@@ -172,4 +171,4 @@ def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run, recipe: FlowR
     }
     save_file(tensors, run.export / "mmdit" / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(run.config_path, run.export / "config.json")
-    seal(run.export, {"recipe_hash": recipe_hash(recipe), "config_hash": config_hash(recipe)})
+    seal(run.export, {"recipe_hash": sha256(run.export / "config.json")})

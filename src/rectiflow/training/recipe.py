@@ -1,6 +1,5 @@
 """Recipes: the root configurations, packaged ones by name and others by path."""
 
-import dataclasses
 import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -125,16 +124,6 @@ def load_recipe(name_or_path: str, assignments: Sequence[str] = ()) -> Recipe:
 def recipe_from_dict(values: Any) -> Recipe:
     """The recipe of a `config.json`."""
     return config.from_dict(AnyRecipe, values)
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """Hex digest of every setting that enters what is computed (not of cadence and parallelism)."""
-    return config.config_hash(recipe)
-
-
-def with_training(recipe: Any, **changes: Any) -> Any:
-    """The recipe with other training settings, checked again."""
-    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, **changes))
 
 
 def _read(name_or_path: str) -> tuple[str, str]:
