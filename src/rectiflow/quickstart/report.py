@@ -155,6 +155,7 @@ def _judged(fresh: ModelFindings, reference: ModelFindings) -> str:
     return "".join(
         folded(
             f"{TASK_NAMES.get(task, task)}: every picture and its verdict",
+            f'<p class="soft">Left {fresh.name}, right {reference.name}.</p>'
             f'<div class="pairs judged">{"".join(of)}</div>',
         )
         for task, of in pairs.items()

@@ -141,7 +141,7 @@ def _findings(
 
 def _headline(fresh: ModelFindings, run: Run) -> str:
     device = fresh.facts["device"]
-    where = f"{num_cores()} CPU cores" if device == "cpu" else device
+    where = f"a CPU ({num_cores()} cores)" if device == "cpu" else device
     millions = fresh.facts["parameters"] / 1e6
     text = (
         f"An MM-DiT of {millions:.1f} million parameters, trained from scratch for "

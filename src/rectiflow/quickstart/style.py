@@ -64,5 +64,6 @@ summary { cursor: pointer; padding: 8px 14px; } details > .inside { padding: 6px
 .judged .right figcaption { color: var(--good); }
 .facts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 290px), 1fr));
   align-items: start; }
+.facts td { overflow-wrap: anywhere; }
 .changed { color: var(--accent); }
 """
