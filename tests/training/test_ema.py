@@ -65,6 +65,19 @@ def test_applied_lends_the_averaged_weights_and_gives_back_the_same_memory():
     assert model.weight.tolist() == [7.0, 7.0]
 
 
+def test_applied_weights_are_those_that_autocast_computes_with():
+    model = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(model.weight)
+    ema = Ema(model, decay=0.0)
+    nn.init.zeros_(model.weight)
+    x = torch.ones(1, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(x).item() == 0
+        with ema.applied():
+            assert model(x).item() == 4
+        assert model(x).item() == 0
+
+
 def test_foreign_weights_are_refused_by_name_and_shape():
     target = {"a": torch.zeros(2), "b": torch.zeros(3)}
     with pytest.raises(ValueError, match="b is missing from the file"):

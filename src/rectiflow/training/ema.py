@@ -70,6 +70,8 @@ class Ema:
     def _swap(self) -> None:
         for name, tensor in self._current.items():
             tensor.data, self.tensors[name] = self.tensors[name], tensor.data
+        # An autocast around this has kept bf16 copies of the weights, by tensor and not by value.
+        torch.clear_autocast_cache()
 
 
 @torch.no_grad()
