@@ -93,9 +93,7 @@ def load(folder: Path) -> Checkpoint:
         DataError: If a file is missing or its bytes are not those that were written.
     """
     try:
-        state = read_json(folder / _STATE)
-        if _digest(state) != state.get("sha256"):
-            raise DataError(f"{folder / _STATE} is damaged: its checksum does not match")
+        state = _read_state(folder)
         names = {Path(name).stem: name for name in state["files"]}
         tensors = {group: load_tensors(folder, name) for group, name in names.items()}
     except (DataError, FileNotFoundError) as error:
@@ -109,7 +107,7 @@ def load(folder: Path) -> Checkpoint:
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """One verified file of a checkpoint, such as `ema.safetensors`."""
     file = folder / name
-    expected = read_json(folder / _STATE)["files"].get(name)
+    expected = _read_state(folder)["files"].get(name)
     if not file.is_file():
         raise DataError(f"{file} is missing")
     if _sha256(file) != expected:
@@ -145,6 +143,14 @@ def _remove(folder: Path) -> None:
     doomed = folder.with_name(f".old-{folder.name}")
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """The verified `state.json` of a checkpoint."""
+    state = read_json(folder / _STATE)
+    if _digest(state) != state.get("sha256"):
+        raise DataError(f"{folder / _STATE} is damaged: its checksum does not match")
+    return state
 
 
 def _sha256(file: Path) -> str:
