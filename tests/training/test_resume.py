@@ -32,6 +32,7 @@ def test_the_same_recipe_may_change_its_cadence_and_its_workers(recipe, tmp_path
 def test_any_other_change_is_refused_by_name(recipe, tmp_path):
     run = Run(tmp_path / "run")
     claim(run, recipe)
+    run.metrics_path.touch()
     changed = with_training(recipe, learning_rate=0.5, num_steps=11)
     message = (
         r"cannot resume with other settings: training.num_steps was 10, now 11, "
@@ -44,8 +45,16 @@ def test_any_other_change_is_refused_by_name(recipe, tmp_path):
 
 def test_minutes_and_steps_are_not_the_same_run(recipe, tmp_path):
     claim(Run(tmp_path / "run"), recipe)
+    Run(tmp_path / "run").metrics_path.touch()
     with pytest.raises(ValueError, match=r"num_steps was 10, now None, training.minutes was None"):
         claim(Run(tmp_path / "run"), with_training(recipe, num_steps=None, minutes=1.0))
+
+
+def test_a_mistake_found_before_the_first_step_can_be_mended_in_the_same_folder(recipe, tmp_path):
+    run = Run(tmp_path / "run")
+    claim(run, with_training(recipe, init_from="/no/such/run"))
+    claim(run, recipe)
+    assert run.config()["training"]["init_from"] is None
 
 
 def test_the_folder_of_another_recipe_is_refused(recipe, tmp_path):
@@ -83,6 +92,14 @@ def test_a_run_starts_from_the_averaged_weights_of_another(tmp_path):
         torch.testing.assert_close(seen[name], tensor)
 
 
+def test_a_damaged_state_of_the_other_run_is_one_line(tmp_path):
+    tiny_train(tmp_path, tiny_settings(num_steps=2))
+    file = checkpoint.newest(Run(tmp_path)) / "state.json"
+    file.write_text(file.read_text().replace('"files"', '"filez"'))
+    with pytest.raises(DataError, match=r"state\.json is damaged: its checksum does not match"):
+        load_initial(tiny_objective().model, str(tmp_path))
+
+
 def test_weights_come_from_a_file_or_a_bundle(tmp_path):
     source = tiny_objective(seed=1).model
     weights = {name: tensor.detach() for name, tensor in named_tensors(source).items()}
@@ -93,6 +110,18 @@ def test_weights_come_from_a_file_or_a_bundle(tmp_path):
         load_initial(model, str(path))
         for name, tensor in named_tensors(model).items():
             assert torch.equal(tensor, weights[name])
+
+
+def test_a_bundle_gives_the_network_that_fits(tmp_path):
+    weights = {n: t.detach() for n, t in named_tensors(tiny_objective(seed=1).model).items()}
+    (tmp_path / "mmdit").mkdir()
+    save_file({"another.weight": torch.zeros(3)}, tmp_path / "mmdit" / "model.safetensors")
+    (tmp_path / "vae").mkdir()
+    save_file(weights, tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    model = tiny_objective(seed=2).model
+    load_initial(model, str(tmp_path))
+    for name, tensor in named_tensors(model).items():
+        assert torch.equal(tensor, weights[name])
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):

@@ -7,11 +7,13 @@ from typing import Any
 
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.runs import Run, write_json
+from rectiflow.sampling.bundle import MANIFEST, packaged_bundles, packaged_names, verify
 from rectiflow.training import checkpoint
 from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.loop import Result, train
 from rectiflow.training.recipe import Recipe, load_recipe
 from rectiflow.training.resume import claim
+from rectiflow.training.settings import TrainingSettings
 
 
 def run_training(
@@ -44,11 +46,28 @@ def run_training(
         return plan(recipe, folder)
     run = Run(folder)
     claim(run, recipe)
+    settings = _with_start(recipe.training, run)
     job = _job(recipe, run, progress)
-    result = _train(job, recipe, run, progress)
+    result = _train(job, settings, recipe.seed, run, progress)
     if result.status == "finished":
         _finish(job, run)
     return _summary(result, run)
+
+
+def _with_start(settings: TrainingSettings, run: Run) -> TrainingSettings:
+    """The settings with `init_from` as a path that is there, a bundle verified.
+
+    A begun run no longer needs where it started from.
+    """
+    name = settings.init_from
+    if name is None or checkpoint.newest(run) is not None:
+        return settings
+    place = packaged_bundles() / name if name in packaged_names() else Path(name)
+    if not place.exists():
+        raise FileNotFoundError(f"training.init_from: no run, bundle or file at {place}")
+    if (place / MANIFEST).is_file():
+        verify(place)
+    return dataclasses.replace(settings, init_from=str(place))
 
 
 def _job(recipe: Recipe, run: Run, progress: Progress) -> Job:
@@ -66,7 +85,7 @@ def _job(recipe: Recipe, run: Run, progress: Progress) -> Job:
     return flow_job(recipe, run, progress)
 
 
-def _train(job: Job, recipe: Recipe, run: Run, progress: Progress) -> Result:
+def _train(job: Job, settings: TrainingSettings, seed: int, run: Run, progress: Progress) -> Result:
     def on_step(step: int, num_steps: int | None, metrics: Mapping[str, Any]) -> None:
         shown = ("loss", "val_loss_ema", "samples_per_second")
         progress("training", step, num_steps, {k: metrics[k] for k in shown if k in metrics})
@@ -75,9 +94,9 @@ def _train(job: Job, recipe: Recipe, run: Run, progress: Progress) -> Result:
     return train(
         job.objective,
         job.source,
-        recipe.training,
+        settings,
         run,
-        seed=recipe.seed,
+        seed=seed,
         hooks=hooks,
         facts=job.facts,
     )

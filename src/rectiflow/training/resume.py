@@ -15,7 +15,7 @@ from rectiflow.training import checkpoint
 from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.recipe import Recipe, recipe_from_dict
 
-# Where a bundle, or the export of a run, keeps the weights of each kind of recipe.
+# Where a bundle, or the export of a run, keeps the networks that a recipe may train.
 _BUNDLED = ("mmdit/model.safetensors", "vae/diffusion_pytorch_model.safetensors")
 
 
@@ -23,10 +23,11 @@ def claim(run: Run, recipe: Recipe) -> None:
     """Make the folder this recipe's run, or check that it already is.
 
     Call it before any long work. Settings that do not enter what is computed (cadence, logging,
-    workers, device) may differ from those of the folder and replace them.
+    workers, device) may differ from those of the folder and replace them; before the first step
+    any may.
 
     Raises:
-        ValueError: If the folder belongs to another recipe, or a setting differs.
+        ValueError: If the folder belongs to another recipe, or a setting of a begun run differs.
     """
     check_claim(run.create(), recipe)
     runs.write_bytes(run.config_path, config.to_json(recipe).encode())
@@ -34,20 +35,27 @@ def claim(run: Run, recipe: Recipe) -> None:
 
 def check_claim(run: Run, recipe: Recipe) -> None:
     """Refuse what `claim` refuses; writes nothing, and the folder need not exist."""
+    has_begun = bool(checkpoint.list_checkpoints(run)) or run.metrics_path.exists()
     if run.config_path.exists():
-        _refuse_another(run, recipe)
-    elif checkpoint.list_checkpoints(run) or run.metrics_path.exists():
+        values = run.config()
+        _refuse_another_recipe(run, recipe, values)
+        # A mistake found before the first step, such as a wrong path, may be mended.
+        if has_begun:
+            _refuse_other_settings(run, recipe, values)
+    elif has_begun:
         raise DataError(f"{run.config_path} is missing, but the folder holds a run; restore it")
 
 
-def _refuse_another(run: Run, recipe: Recipe) -> None:
-    values = run.config()
+def _refuse_another_recipe(run: Run, recipe: Recipe, values: Mapping[str, Any]) -> None:
     for name in ("kind", "name"):
         if values.get(name) != getattr(recipe, name):
             raise ValueError(
                 f"{run.folder} is a run of another recipe: its {name} is {values.get(name)!r}, "
                 f"this one's is {getattr(recipe, name)!r}; choose another run folder"
             )
+
+
+def _refuse_other_settings(run: Run, recipe: Recipe, values: Mapping[str, Any]) -> None:
     try:
         before = recipe_from_dict(values)
     except ValueError as error:
@@ -71,23 +79,24 @@ def load_initial(model: nn.Module, source: str) -> None:
         FileNotFoundError: If there is nothing at `source`.
         ValueError: If its weights are those of another model; the first difference is named.
     """
-    weights = _weights(Path(source))
     targets = named_tensors(model)
-    copy_into(targets, _fit_prefix(weights, targets), source)
+    found = [_fit_prefix(weights, targets) for weights in _weights(Path(source))]
+    # A bundle holds several networks: that whose names fit, else the first, to name a difference.
+    fitting = [weights for weights in found if weights.keys() == targets.keys()]
+    copy_into(targets, (fitting or found)[0], source)
 
 
-def _weights(path: Path) -> Mapping[str, Tensor]:
+def _weights(path: Path) -> list[Mapping[str, Tensor]]:
     if path.is_file():
-        return _read(path)
+        return [_read(path)]
     if not path.is_dir():
         raise FileNotFoundError(f"training.init_from: no run, bundle or file at {path}")
     newest = checkpoint.newest(Run(path))
     if newest is not None:
-        return checkpoint.load_tensors(newest, "ema.safetensors")
+        return [checkpoint.load_tensors(newest, "ema.safetensors")]
     for folder in (path, Run(path).export):
-        for name in _BUNDLED:
-            if (folder / name).is_file():
-                return _read(folder / name)
+        if found := [folder / name for name in _BUNDLED if (folder / name).is_file()]:
+            return [_read(file) for file in found]
     raise FileNotFoundError(f"training.init_from: {path} holds no checkpoint and no weights")
 
 
