@@ -122,6 +122,7 @@ def test_an_alternative_given_by_hand_replaces_the_files():
         ("loop.mode=fat", 'loop.mode: expected "fast" | "slow", got "fat"'),
         ("loop=3", "loop: expected a section, got 3"),
         ("data.kind=maid", 'data.kind: expected "pictures" | "made", got "maid"'),
+        ('data.kind=["made"]', 'data.kind: expected "pictures" | "made", got ["made"]'),
         ("data.kind=pictures", "missing setting data.path: expected text"),
         ("seed", "--set expects section.name=VALUE, got 'seed'"),
         ("loop..rate=1", "--set expects section.name=VALUE, got 'loop..rate=1'"),

@@ -238,7 +238,8 @@ def _switch_kinds(cls: Any, values: dict[str, Any], assigned: list[tuple[str, ..
         fitting = [kind for kind, m in kinds.items() if mine <= _field_names(m)]
         if "kind" not in mine and section.get("kind") not in fitting and len(fitting) == 1:
             section["kind"] = fitting[0]
-        chosen = kinds.get(section.get("kind"))
+        # Compared, not looked up: a wrong kind may be a list.
+        chosen = next((m for kind, m in kinds.items() if kind == section.get("kind")), None)
         if chosen is not None and (section["kind"] in fitting or "kind" in mine):
             kept = _field_names(chosen) | mine
             values[name] = {

@@ -48,6 +48,11 @@ def test_packaged_recipes_are_valid_and_carry_their_name():
         assert load_recipe(name, required).name == name
 
 
+def test_own_pictures_need_a_path():
+    with pytest.raises(ValueError, match=r"^data\.path must name a folder of pictures, got"):
+        load_recipe("folder")
+
+
 def test_an_unknown_recipe_names_the_nearest(monkeypatch):
     monkeypatch.setattr("rectiflow.training.recipe.packaged_recipes", lambda: ["scenes-tiny"])
     with pytest.raises(ValueError, match=r"'scenes-tin'; did you mean scenes-tiny\?"):
@@ -83,6 +88,8 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
         ("model.depth=0", "model.depth must be >= 1, got 0"),
         ("sampling.num_steps=0", "sampling.num_steps must be >= 1, got 0"),
         ("name=a/b", "name must be letters, digits"),
+        ("seed=-1", r"seed must be in \[0, 4294967295\], got -1"),
+        (f"seed={2**32}", r"seed must be in \[0, 4294967295\], got 4294967296"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_path(path, assignment, message):

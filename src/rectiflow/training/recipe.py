@@ -29,7 +29,7 @@ class FlowRecipe:
     """An MM-DiT on the latents and texts of frozen encoders.
 
     Args:
-        name: Name of the recipe; the default run folder is `runs/<name>`.
+        name: Name of the recipe, by default that of its file.
         seed: Seed of everything that is drawn in the run, and of the first weights.
         data: What it learns from.
         encoders: What makes latents and text states.
@@ -52,7 +52,7 @@ class FlowRecipe:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        _check_identity(self.name, self.seed)
         if self.data.size_px % (8 * self.model.patch_size):
             raise ValueError(
                 f"data.size_px must be a multiple of 8 model.patch_size = "
@@ -75,7 +75,7 @@ class AutoencoderRecipe:
     training: TrainingSettings
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        _check_identity(self.name, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ class EncodersRecipe:
     training: TrainingSettings
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        _check_identity(self.name, self.seed)
 
 
 Recipe = FlowRecipe | AutoencoderRecipe | EncodersRecipe
@@ -143,7 +143,10 @@ def _read(name_or_path: str) -> tuple[str, str]:
     raise ValueError(f"unknown recipe {name_or_path!r}; {config.nearest(name_or_path, names)}")
 
 
-def _check_name(name: str) -> None:
+def _check_identity(name: str, seed: int) -> None:
     # The name becomes a folder.
     if not name or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
         raise ValueError(f"name must be letters, digits, '-', '_' and '.', got {name!r}")
+    # First weights come from torch's generator, which uses 32 bits of its seed.
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in [0, {2**32 - 1}], got {seed}")

@@ -54,6 +54,10 @@ class FolderData:
     num_validation: int = 16
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(
+                "path must name a folder of pictures, got nothing; --set data.path=/my/pictures"
+            )
         _check_data(self)
 
 
