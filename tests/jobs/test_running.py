@@ -4,11 +4,23 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from rectiflow.errors import DataError
+from rectiflow.flow.formulations import formulation
 from rectiflow.jobs import run_training
+from rectiflow.jobs.grids import SCENES_PROMPTS, PictureGrid
+from rectiflow.runs import Run
 from rectiflow.sampling.bundle import assemble, verify
+from rectiflow.sampling.images import contact_sheet
 from rectiflow.sampling.load import load
+from rectiflow.training.ema import Ema
+from rectiflow.training.objectives.flow import FlowObjective
+from rectiflow.training.optim import Optimizers
+from rectiflow.training.recipe import recipe_from_dict
+from rectiflow.training.state import TrainState
 
 QUICK = ["training.num_steps=2", "data.size_px=32", "data.num_validation=4", "seed=3"]
 AUTOENCODER = [*QUICK, "data.num_scenes=8", "training.batch_size=4", "model.widths=[8, 8, 8, 8]"]
@@ -43,8 +55,6 @@ def runs(tmp_path_factory):
 
 
 def test_latents_of_the_exported_autoencoder_have_mean_zero_and_std_one(runs):
-    import torch
-
     from rectiflow.data.picture_source import as_images
     from rectiflow.data.scenes import make_scene, render
     from rectiflow.encoders.autoencoder import Autoencoder
@@ -68,9 +78,30 @@ def test_a_run_its_export_and_its_bundle_draw_the_same_picture(runs, tmp_path):
     assert {"config.json", "metrics.jsonl", "result.json"} <= set(verify(out)["files"])
 
 
-def test_the_grid_shows_the_averaged_model(runs):
-    sheet = Image.open(runs / "flow" / "samples" / "step-00000002.png")
-    assert np.asarray(sheet).std() > 0
+def test_the_grid_shows_the_averaged_model_as_sample_draws_it(runs, tmp_path):
+    recipe = recipe_from_dict(Run(runs / "flow").config())
+    present, averaged = load(runs / "flow"), load(runs / "flow")
+    objective = FlowObjective(present.network, formulation("rf"), 0.0)
+    state = TrainState(
+        run=Run(tmp_path),
+        model=present.network,
+        ema=Ema(present.network, 0.0),
+        optimizers=Optimizers(objective, recipe.training),
+        step=7,
+    )
+    state.ema.tensors["final.project.bias"].fill_(1.0)
+    prompts = list(SCENES_PROMPTS[:2])
+    grid = PictureGrid(present.network, present.autoencoder, present.text, recipe, prompts)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as the loop calls it
+        grid(state)
+    averaged.network.final.project.bias.data.fill_(1.0)
+    keys = [(recipe.sampling.seed, i) for i in range(2)]
+    drawn = averaged.draw(prompts, keys)
+    pictures = [Image.fromarray(p).resize((128, 128), Image.Resampling.NEAREST) for p in drawn]
+    expected = np.asarray(contact_sheet(pictures, captions=prompts)).astype(int)
+    sheet = np.asarray(Image.open(tmp_path / "samples" / "step-00000007.png"))
+    assert abs(sheet - expected).max() <= 1
+    assert abs(np.stack(drawn).astype(int) - np.stack(present.draw(prompts, keys))).max() > 10
 
 
 def test_a_finished_run_is_not_trained_or_exported_again(runs):
@@ -101,6 +132,35 @@ def test_training_starts_from_the_weights_of_another_run(runs):
         for name in ("flow", "continued")
     )
     assert abs(first - second).max() <= 1
+
+
+def test_a_bundle_starts_training_by_its_name_and_a_flipped_byte_stops_it(
+    runs, tmp_path, monkeypatch
+):
+    bundle = tmp_path / "bundles" / "mine"
+    assemble(runs / "flow", bundle, "fp32")
+    monkeypatch.setattr("rectiflow.sampling.bundle.packaged_bundles", lambda: bundle.parent)
+    monkeypatch.setattr("rectiflow.jobs.running.packaged_bundles", lambda: bundle.parent)
+    settings = flow_settings(
+        runs,
+        "data.num_scenes=16",
+        "training.init_from=mine",
+        "training.learning_rate=1e-30",
+        "training.muon_learning_rate=1e-30",
+    )
+    run_training("scenes-tiny", settings, runs / "named", False, silent)
+    first, second = (
+        load_file(runs / name / "export" / "mmdit" / "model.safetensors")
+        for name in ("flow", "named")
+    )
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor)
+    weights = bundle / "mmdit" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
+        run_training("scenes-tiny", settings, runs / "again", False, silent)
 
 
 def test_own_pictures_are_encoded_trained_on_and_the_bad_ones_left_out(runs, tmp_path, caplog):
@@ -145,6 +205,14 @@ def test_a_dry_run_of_a_flow_counts_its_network(runs):
     assert told["costs"]["parameters"] == run["num_parameters"]
     assert told["costs"]["step_flops"] == 3 * 4 * told["costs"]["forward_flops"]
     assert not (runs / "planned").exists()
+
+
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_an_unknown_formulation_is_refused_before_anything_is_encoded(is_dry, runs, tmp_path):
+    settings = flow_settings(runs, "objective.formulation=rf/lognrom(0,1)")
+    with pytest.raises(ValueError, match=r"unknown formulation .rf/lognrom"):
+        run_training("scenes-tiny", settings, tmp_path / "run", is_dry, silent)
+    assert not (tmp_path / "stores").exists()
 
 
 def test_microbatches_of_a_contrast_are_refused(tmp_path):

@@ -42,11 +42,11 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     """An MM-DiT on latents and text states, both encoded once into `<runs>/stores`."""
     section = dataclasses.asdict(recipe.encoders)
     autoencoder, text = load_encoders(section)
-    prepared, facts = _prepare(recipe, run, autoencoder, text, progress)
     network = _new_network(recipe, autoencoder, text)
     objective = FlowObjective(
         network, formulation(recipe.objective.formulation), recipe.objective.text_dropout
     )
+    prepared, facts = _prepare(recipe, run, autoencoder, text, progress)
     training, held_out = _sources(recipe, prepared)
     grid = PictureGrid(network, autoencoder, text, recipe, grid_prompts(recipe, prepared))
     hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=(grid,))

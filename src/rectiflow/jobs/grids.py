@@ -8,6 +8,7 @@ from PIL import Image
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, TruncationWarning
 from rectiflow.flow.formulations import formulation
+from rectiflow.nn.kernels import no_autocast
 from rectiflow.nn.mmdit import MMDiT
 from rectiflow.preparation.prepared import Prepared
 from rectiflow.sampling.images import contact_sheet, save_png
@@ -81,7 +82,8 @@ class PictureGrid:
             precision=self._recipe.training.precision,
         )
         keys = [(settings.seed, i) for i in range(len(self._prompts))]
-        with state.ema.applied(), warnings.catch_warnings():
+        # Drawn as `rectiflow sample` draws: the pipeline has its own autocast, around the network.
+        with no_autocast(pipeline.device), state.ema.applied(), warnings.catch_warnings():
             # The captions of own pictures are as long as they are; preparation told what was cut.
             warnings.simplefilter("ignore", TruncationWarning)
             drawn = pipeline.draw(self._prompts, keys, options)

@@ -27,7 +27,7 @@ def plan(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
     """The resolved recipe with parameters, FLOPs, memory and disk; refuses what `train` refuses.
 
     Raises:
-        ValueError: If the folder is another recipe's run.
+        ValueError: If the folder is another recipe's run, or the formulation is unknown.
         FileNotFoundError: If the encoders of a flow recipe are not there.
     """
     check_claim(Run(folder), recipe)
@@ -40,11 +40,13 @@ def plan(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
 
 
 def _flow_costs(recipe: FlowRecipe) -> dict[str, Any]:
+    from rectiflow.flow.formulations import formulation
     from rectiflow.jobs.flow import shape_of
     from rectiflow.nn.sizes import forward_flops, num_parameters
     from rectiflow.preparation.encode import Encoders
     from rectiflow.sampling.load import load_encoders
 
+    formulation(recipe.objective.formulation)  # refuses unknown names
     autoencoder, text = load_encoders(dataclasses.asdict(recipe.encoders))
     shape = shape_of(recipe, autoencoder, text)
     side = recipe.data.size_px // autoencoder.factor
