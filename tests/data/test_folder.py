@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import shutil
@@ -110,6 +111,22 @@ def test_whatever_is_left_out_has_its_reason(folder):
         "gone.png": "unreadable caption",
         "phone.heic": "unsupported format",
     }
+
+
+def test_a_folder_that_cannot_be_read_is_counted(folder, monkeypatch):
+    picture(folder, "good.png", "a good one")
+    picture(folder, "locked/lost.png", "out of reach")
+
+    def scandir(path):
+        if os.path.basename(path) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path)
+
+    original = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read every folder
+    records = FolderRecords(folder, 16)
+    assert captions(records) == {"good.png": "a good one"}
+    assert reasons(records) == {"locked": "unreadable folder"}
 
 
 def test_every_faulty_row_of_the_metadata_is_counted(folder):

@@ -119,7 +119,7 @@ class FolderRecords:
 
     def _walk(self) -> tuple[list[str], list[Path]]:
         pictures, metadata = [], []
-        for folder, folders, names in os.walk(self.path):
+        for folder, folders, names in os.walk(self.path, onerror=self._quarantine_folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             here = Path(folder)
             found = [here / name for name in METADATA if name in names]
@@ -130,6 +130,10 @@ class FolderRecords:
                 if not name.startswith(".") and _suffix(name) in SUFFIXES | FOREIGN_SUFFIXES:
                     pictures.append((here / name).relative_to(self.path).as_posix())
         return sorted(pictures), metadata
+
+    def _quarantine_folder(self, error: OSError) -> None:
+        folder = Path(error.filename).relative_to(self.path).as_posix()
+        self._quarantine(folder, "unreadable folder", str(error))
 
     def _sidecar(self, id: str, owners: dict[str, str]) -> str | None:
         file = (self.path / id).with_suffix(".txt")
