@@ -17,6 +17,8 @@ def test_devices_that_are_not_there_are_refused(monkeypatch):
         resolve_device("cuda")
     with pytest.raises(ValueError, match="device must be auto, cpu, cuda or mps, got 'tpu'"):
         resolve_device("tpu")
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or mps, got 'cpu:one'"):
+        resolve_device("cpu:one")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,10 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"device must be auto, cpu, cuda or mps, got {name!r}")
     if not present[kind]:
         raise ValueError(f"device {name} is not available on this machine; use cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:  # such as cuda:first
+        raise ValueError(f"device must be auto, cpu, cuda or mps, got {name!r}") from None
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -159,9 +159,10 @@ def measure_latent_statistics(model: Autoencoder, images: Iterable[Image]) -> tu
     Raises:
         ValueError: If `images` is empty.
     """
+    device = next(model.parameters()).device
     count, total, total_square = 0, 0.0, 0.0
     for image in images:
-        raw = (model.encode(image) / model.scale + model.shift).double()
+        raw = (model.encode(image.to(device)) / model.scale + model.shift).cpu().double()
         count += raw.numel()
         total += raw.sum().item()
         total_square += raw.square().sum().item()

@@ -44,7 +44,7 @@ class FlowValidation:
             for k, time in enumerate(VALIDATION_TIMES):
                 t = torch.full((len(draws),), time)
                 terms = self._objective.loss_at(batch, t, noise, keep)
-                sums[k] += terms.loss.double().sum().item()
+                sums[k] += terms.loss.cpu().double().sum().item()
         losses = (sums / sum(len(draws) for _, draws in self._batches)).tolist()
         return {"val_loss": sum(losses[:-1]) / len(losses[:-1]), "val_loss_by_t": losses}
 
@@ -73,7 +73,7 @@ class HeldOutValidation:
         for batch, draws in self._batches:
             terms = self._objective.loss(to_device(batch, device), draws)
             for name, values in {"loss": terms.loss, **terms.extra}.items():
-                sums[name] = sums.get(name, 0.0) + values.double().sum().item()
+                sums[name] = sums.get(name, 0.0) + values.cpu().double().sum().item()
         count = sum(len(draws) for _, draws in self._batches)
         return {f"val_{name}": total / count for name, total in sums.items()}
 

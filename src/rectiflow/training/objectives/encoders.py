@@ -63,8 +63,8 @@ class EncodersObjective(Objective):
         return self.model.text.models[2].config.pad_token_id
 
     def _hidden(self, ids: Int[Tensor, "batch tokens"], draws: Draws) -> Tensor:
-        drawn = draws.uniform("hidden tokens", (ids.shape[1],)).to(ids.device)
-        return (drawn < self.settings.hidden_fraction) & (ids != self._padding_id)
+        drawn = draws.uniform("hidden tokens", (ids.shape[1],))  # float64, which MPS lacks
+        return (drawn < self.settings.hidden_fraction).to(ids.device) & (ids != self._padding_id)
 
 
 def chosen_captions(
