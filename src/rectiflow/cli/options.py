@@ -11,7 +11,7 @@ Bundle = Annotated[
     typer.Option(help="A packaged bundle by name, or a bundle's folder (default: scenes-tiny)."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps (default: the best there is).")]
-Precision = Annotated[str, typer.Option(help="auto (bf16 on CUDA, else fp32), fp32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 where it is faster), fp32 or bf16.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the solver.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance; 1 is off.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, do nothing.")]
