@@ -128,6 +128,15 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, tm
     assert_same_run(run, uninterrupted)
 
 
+def test_a_run_killed_before_its_result_has_the_metrics_of_the_whole_run(uninterrupted):
+    expected = uninterrupted.result()
+    uninterrupted.result_path.unlink()
+    tiny_train(uninterrupted.folder)
+    result = uninterrupted.result()
+    assert without_clock(result["metrics"]) == without_clock(expected["metrics"])
+    assert result["metrics"]["val_loss_ema"] > 0
+
+
 def test_cadence_and_workers_do_not_enter_the_weights(uninterrupted, tmp_path):
     run = Run(tmp_path / "run")
     settings = tiny_settings(checkpoint_every_steps=2, num_workers=2)

@@ -46,7 +46,7 @@ class Result:
         status: `finished`; `interrupted` by a signal; `out_of_time` by the clock's guard.
         step: Finished steps.
         num_steps: Steps of the whole run, None if they are not known yet.
-        metrics: Last value of every metric logged in this call.
+        metrics: Last value of every metric logged in the run.
         message: One line for the user.
     """
 
@@ -130,9 +130,11 @@ class _Loop:
 
     def run(self, facts: Mapping[str, Any]) -> Result:
         if self._is_finished() and self.folder.result_path.exists():
+            self._recall_metrics()
             return self._result("finished", f"{self.folder.folder} is finished")
         checkpoint.remove_leftovers(self.folder)
         self.log = MetricsLog(self.folder, self.state.step)
+        self._recall_metrics()
         batches = self.batches.after(self.state.step)
         with closing(self.log), closing(batches), StopRequest() as stop:
             while not self._is_finished():
@@ -147,6 +149,11 @@ class _Loop:
             self._save()
         write_json(self.folder.result_path, self._report(facts))
         return self._result("finished", f"finished {self.state.step} steps in {self.folder.folder}")
+
+    def _recall_metrics(self) -> None:
+        """Take up what earlier processes logged: the result does not tell where one stopped."""
+        for row in self.folder.metrics():
+            self.latest |= {name: value for name, value in row.items() if name != "step"}
 
     def _one_step(self, batches: Any) -> None:
         state = self.state
