@@ -171,6 +171,9 @@ def test_reconstruction_is_measured_on_usable_pictures_only():
     assert reconstruction_psnr(source, Exact()) == pytest.approx(40.0, abs=1e-3)
     assert len(source.loaded) == 18
     assert max(source.loaded) > 30  # spread over the source
+    source = FakeRecords(31)
+    reconstruction_psnr(source, Exact())
+    assert source.loaded == list(range(0, 31, 2))
     with pytest.raises(ValueError, match="no picture can be used"):
         reconstruction_psnr(FakeRecords(3, bad=frozenset(range(3))), Exact())
 

@@ -39,7 +39,7 @@ def reconstruction_psnr(
     """
     ratios = []
     tried = range(len(source))
-    evenly = tried[:: max(1, len(source) // num_pictures)]
+    evenly = tried[:: max(1, -(-len(source) // num_pictures))]
     for index in [*evenly, *(index for index in tried if index not in evenly)]:
         if len(ratios) == num_pictures:
             break
