@@ -30,6 +30,7 @@ LEAVES = {
     "conditioning": set(),
     "config": set(),
     "devices": set(),
+    "machine": set(),
     "runs": {"errors"},
 }
 SIBLINGS = {("sampling", "interop")}

@@ -5,7 +5,7 @@ import pytest
 
 from rectiflow.bench import BENCHMARKS, BenchSettings, run_benchmarks
 from rectiflow.bench.figure import Figure
-from rectiflow.bench.machine import cpu_model, machine_facts
+from rectiflow.bench.machine import machine_facts
 from rectiflow.bench.registry import Benchmark
 from rectiflow.cli.bench import table
 from rectiflow.cli.main import main
@@ -125,10 +125,7 @@ def test_a_table_without_figures_still_names_the_machine():
     assert table({"machine": {"cores": 2}, "figures": {}}) == "cores 2"
 
 
-def test_the_machine_is_told_by_the_name_of_its_processor():
-    text = "processor\t: 0\nvendor_id\t: Acme\nmodel name\t: Acme 9 CPU @ 2: turbo\nflags : a b\n"
-    assert cpu_model(text) == "Acme 9 CPU @ 2: turbo"
-    assert cpu_model("") is None
+def test_the_facts_of_the_machine_are_json():
     facts = machine_facts()
     assert facts["cores"] >= 1
     assert len(facts["date"]) == len("2000-01-31")

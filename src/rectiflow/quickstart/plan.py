@@ -6,7 +6,7 @@ from typing import Any
 
 from rectiflow.jobs import run_training
 from rectiflow.jobs.job import Progress
-from rectiflow.quickstart.machine import num_cores
+from rectiflow.machine import num_cores
 from rectiflow.quickstart.models import scored_prompts
 from rectiflow.quickstart.prompts import PROMPTS
 from rectiflow.quickstart.recipe import RECIPE

@@ -6,9 +6,10 @@ from typing import Any
 
 from rectiflow.jobs import run_training
 from rectiflow.jobs.job import Progress
+from rectiflow.machine import num_cores
 from rectiflow.quickstart.findings import Findings, ModelFindings
 from rectiflow.quickstart.learning import learning_of
-from rectiflow.quickstart.machine import machine_facts, num_cores
+from rectiflow.quickstart.machine import machine_facts
 from rectiflow.quickstart.models import findings_of
 from rectiflow.quickstart.plan import plan
 from rectiflow.quickstart.prompts import PROMPTS, UNSEEN
