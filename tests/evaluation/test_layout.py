@@ -1,11 +1,18 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from rectiflow.errors import DataError
-from rectiflow.evaluation.layout import read_folder, read_lines, read_picture, write_picture
+from rectiflow.evaluation.layout import (
+    read_folder,
+    read_lines,
+    read_picture,
+    write_lines,
+    write_picture,
+)
 
 METADATA = {"tag": "colors", "include": [{"shape": "circle", "count": 1}], "prompt": "a circle"}
 
@@ -67,3 +74,25 @@ def test_lines_must_be_objects(tmp_path):
     file.write_text('{"a": 1}\n[1, 2]\n')
     with pytest.raises(DataError, match="line 2: expected an object"):
         read_lines(file)
+
+
+def test_blank_lines_are_skipped_and_other_marks_do_not_end_a_line(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes('{"a": "one\u2028line"}\r\n\n{"a": 2}\n\n'.encode())
+    assert read_lines(file) == [{"a": "one\u2028line"}, {"a": 2}]
+    file.write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(DataError, match=r"prompts\.jsonl must be UTF-8 text"):
+        read_lines(file)
+
+
+def test_a_full_disk_leaves_the_old_lines(tmp_path, monkeypatch):
+    file = tmp_path / "results.jsonl"
+    write_lines(file, [{"a": 1}])
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_lines(file, [{"a": 2}])
+    assert read_lines(file) == [{"a": 1}]

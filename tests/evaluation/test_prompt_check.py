@@ -7,6 +7,7 @@ from rectiflow.evaluation.prompt_check import checked, picture_seed, read_prompt
 from rectiflow.evaluation.scenes_prompts import load_prompts
 
 GOOD = {"tag": "t", "prompt": "p", "include": [{"shape": "circle", "count": 1}]}
+STAR = {"shape": "star", "count": 1}
 
 
 def test_committed_prompts_pass_unchanged():
@@ -25,6 +26,18 @@ def test_committed_prompts_pass_unchanged():
         ({"include": [], "text": "cat"}, "text must be 3 to 5 capital letters"),
         ({"include": [{"shape": "star", "count": 1, "position": ["on", 0]}]}, "relation must be"),
         ({"include": [{"shape": "star", "count": 1, "position": ["above", 0]}]}, "must join"),
+        ({"include": [STAR, {**STAR, "position": ["above", 5]}]}, "must join clause 1 to clause 0"),
+        ({"include": [{**STAR, "position": "above"}]}, r"position must be \[relation, clause\]"),
+        ({"include": [STAR], "text": "CAT"}, "objects or a word, got include and text"),
+        ({"include": [], "text": None}, "text must be 3 to 5 capital letters A-Z, got None"),
+        ({"include": {"shape": "star"}}, "include must be a list of objects"),
+        ({"exclude": ["star"]}, r"exclude must be a list of objects, got \['star'\]"),
+        ({"include": [{"shape": ["star"], "count": 1}]}, r"shape must be one of .*\['star'\]"),
+        ({"include": [{"shape": "star", "count": True}]}, "count must be a number >= 1, got True"),
+        ({"tag": 3}, "tag must be text, got 3"),
+        ({"prompt": None}, "prompt must be text, got None"),
+        ({"scene_seed": "1"}, "scene_seed must be a whole number, got '1'"),
+        ({"split": "test"}, "split must be one of seen, heldout, got 'test'"),
     ],
 )
 def test_what_scenes_cannot_show_is_refused_by_name(change, message):

@@ -90,3 +90,8 @@ def test_impossible_settings_are_refused():
         SuiteSettings(images_per_prompt=0)
     with pytest.raises(ValueError, match="size_px must be >= 32, got 16"):
         SuiteSettings(size_px=16)
+
+
+def test_no_prompt_at_all_is_refused_and_is_not_the_whole_suite():
+    with pytest.raises(ValueError, match="a suite needs at least one prompt, got none"):
+        evaluate_pictures(grey, [])

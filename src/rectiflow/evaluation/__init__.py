@@ -1,1 +1,1 @@
-"""How good the pictures are: checkers, features, distances and suites of prompts."""
+"""How good the pictures are: a checker of scenes, suites of prompts, what autoencoders keep."""

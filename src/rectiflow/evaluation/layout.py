@@ -11,25 +11,32 @@ from PIL import Image
 
 from rectiflow.errors import DataError
 from rectiflow.evaluation.geneval import Metadata
+from rectiflow.runs import write_bytes
 from rectiflow.sampling.images import save_png
 
 MAX_PICTURE_PX = 1 << 24  # bound before decoding: a picture of a stranger's folder may be a bomb
 
 
-def write_results(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write results.jsonl, one JSON object per picture."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+def write_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSONL file, one object a line; it appears whole or not at all."""
+    write_bytes(file, "".join(json.dumps(dict(row)) + "\n" for row in rows).encode())
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file of results or prompts.
+    """Read a JSONL file of results or prompts; blank lines are skipped.
 
     Raises:
-        DataError: On a line that is no JSON object; the message names file and line.
+        FileNotFoundError: If there is no such file.
+        DataError: If it is not UTF-8, or a line is no JSON object; names file and line.
     """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} must be UTF-8 text: {error}") from error
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -65,8 +72,7 @@ def write_picture(
     """
     file = folder / picture_name(index, sample)
     save_png(Image.fromarray(picture), file, facts)
-    line = json.dumps(dict(metadata)) + "\n"
-    (file.parent.parent / "metadata.jsonl").write_text(line, encoding="utf-8")
+    write_lines(file.parent.parent / "metadata.jsonl", [metadata])
     return file
 
 

@@ -1,7 +1,7 @@
 """Prompts from outside: whether scenes can show them at all, and the seeds of their pictures."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from rectiflow.evaluation.layout import read_lines
 
 MOST_OBJECTS: Final = 9  # cells of a scene's grid
 WORD_LENGTHS: Final = range(3, 6)
+SPLITS: Final = ("seen", "heldout")
 
 
 def read_prompts(file: Path) -> list[dict[str, Any]]:
@@ -36,21 +37,22 @@ def checked(prompt: Metadata, number: int) -> dict[str, Any]:
         number: Of the prompt, for messages and for the seed.
 
     Raises:
-        ValueError: If a key is missing, or the prompt asks for another shape, colour, relation or
-            letter, or for more than fits into a scene.
+        ValueError: If a key is missing or not of its type, or the prompt asks for another shape,
+            colour, relation or letter, or for more than fits into a scene.
     """
     where = f"prompt {number} ({prompt.get('prompt')!r})"
     for key in ("tag", "prompt"):
         if key not in prompt:
             raise ValueError(f"{where} lacks the key {key!r}")
-    include = [_clause(where, clause) for clause in prompt.get("include", ())]
-    exclude = [_clause(where, clause) for clause in prompt.get("exclude", ())]
+        _check_type(where, key, prompt[key], str)
+    _check_type(where, "scene_seed", prompt.get("scene_seed", 0), int)
+    _check_known(where, "split", prompt.get("split", "seen"), SPLITS)
+    include, exclude = (_clauses(where, key, prompt.get(key, ())) for key in ("include", "exclude"))
     if not include and not exclude and "text" not in prompt:
         raise ValueError(f"{where} asks for nothing: it needs include, exclude or text")
     _check_room(where, include)
-    text = prompt.get("text")
-    if text is not None and (len(text) not in WORD_LENGTHS or set(text) - set(GLYPHS)):
-        raise ValueError(f"{where}: text must be 3 to 5 capital letters A-Z, got {text!r}")
+    if "text" in prompt:
+        _check_text(where, prompt["text"], include)
     complete = {**prompt, "include": include, **({"exclude": exclude} if exclude else {})}
     complete.setdefault("scene_seed", _hash(f"{number}/{prompt['prompt']}"))
     return complete
@@ -61,16 +63,31 @@ def picture_seed(prompt: Metadata, sample: int) -> int:
     return _hash(f"{prompt['scene_seed']}/{sample}")
 
 
+def _clauses(where: str, key: str, clauses: object) -> list[dict[str, Any]]:
+    if not isinstance(clauses, list | tuple) or not all(isinstance(c, Mapping) for c in clauses):
+        raise ValueError(f"{where}: {key} must be a list of objects, got {clauses!r}")
+    return [_clause(where, clause) for clause in clauses]
+
+
 def _clause(where: str, clause: Metadata) -> dict[str, Any]:
     shape = clause.get("shape", clause.get("class"))
     _check_known(where, "shape", shape, SHAPES)
     if "color" in clause:
         _check_known(where, "color", clause["color"], tuple(PALETTE))
     if "position" in clause:
-        _check_known(where, "relation", clause["position"][0], RELATIONS)
-    if not isinstance(clause.get("count"), int) or clause["count"] < 1:
+        position = clause["position"]
+        if not isinstance(position, list | tuple) or len(position) != 2:
+            raise ValueError(f"{where}: position must be [relation, clause], got {position!r}")
+        _check_known(where, "relation", position[0], RELATIONS)
+    if type(clause.get("count")) is not int or clause["count"] < 1:
         raise ValueError(f"{where}: count must be a number >= 1, got {clause.get('count')!r}")
     return {"shape": shape, **{key: clause[key] for key in clause if key != "class"}}
+
+
+def _check_type(where: str, key: str, value: object, kind: type) -> None:
+    if type(value) is not kind:
+        name = {str: "text", int: "a whole number"}[kind]
+        raise ValueError(f"{where}: {key} must be {name}, got {value!r}")
 
 
 def _check_known(where: str, what: str, name: object, names: Sequence[str]) -> None:
@@ -82,9 +99,16 @@ def _check_room(where: str, include: list[dict[str, Any]]) -> None:
     total = sum(clause["count"] for clause in include)
     if total > MOST_OBJECTS:
         raise ValueError(f"{where}: a scene holds at most {MOST_OBJECTS} objects, got {total}")
-    related = [i for i, clause in enumerate(include) if "position" in clause]
-    if related and (related != [1] or len(include) != 2 or total != 2):
+    joined = {i: clause["position"][1] for i, clause in enumerate(include) if "position" in clause}
+    if joined and (joined != {1: 0} or len(include) != 2 or total != 2):
         raise ValueError(f"{where}: a relation must join clause 1 to clause 0, one object each")
+
+
+def _check_text(where: str, text: object, include: list[dict[str, Any]]) -> None:
+    if not isinstance(text, str) or len(text) not in WORD_LENGTHS or set(text) - set(GLYPHS):
+        raise ValueError(f"{where}: text must be 3 to 5 capital letters A-Z, got {text!r}")
+    if include:
+        raise ValueError(f"{where}: a scene shows objects or a word, got include and text")
 
 
 def _hash(text: str) -> int:

@@ -22,6 +22,7 @@ from rectiflow.evaluation.prompt_check import checked, picture_seed
 from rectiflow.evaluation.scenes_prompts import ground_truth, load_prompts
 from rectiflow.evaluation.scores import summarize
 from rectiflow.evaluation.truth import truth_of
+from rectiflow.runs import write_bytes
 
 Picture = NDArray[np.uint8]
 Draw = Callable[[Sequence[str], Sequence[int]], Sequence[Picture]]
@@ -68,9 +69,9 @@ class Evaluation:
 
     def write(self, folder: Path) -> None:
         """Write results.jsonl and GenEval's summary.txt into a folder."""
-        layout.write_results(folder / "results.jsonl", self.rows)
+        layout.write_lines(folder / "results.jsonl", self.rows)
         text = geneval.format_summary(self.rows) + "\n"
-        (folder / "summary.txt").write_text(text, encoding="utf-8")
+        write_bytes(folder / "summary.txt", text.encode())
 
 
 def evaluate_pictures(
@@ -93,10 +94,13 @@ def evaluate_pictures(
         on_progress: Called with the number of pictures done and their total.
 
     Raises:
-        ValueError: If a prompt asks for what scenes do not have.
+        ValueError: If there is no prompt, or one asks for what scenes do not have.
     """
     settings = settings or SuiteSettings()
-    chosen = [checked(prompt, i) for i, prompt in enumerate(prompts or load_prompts())]
+    asked_for = load_prompts() if prompts is None else prompts
+    chosen = [checked(prompt, i) for i, prompt in enumerate(asked_for)]
+    if not chosen:
+        raise ValueError("a suite needs at least one prompt, got none")
     num = settings.images_per_prompt
     jobs = [(i, sample) for i in range(len(chosen)) for sample in range(num)]
     judged: list[_Judged] = []
