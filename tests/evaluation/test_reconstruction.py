@@ -52,3 +52,10 @@ def test_an_untrained_autoencoder_is_far_from_its_pictures_and_nothing_is_refuse
     assert reconstruction_quality(model, pictures()).psnr_db < 15
     with pytest.raises(ValueError, match="at least one picture"):
         reconstruction_quality(model, [])
+
+
+def test_pictures_go_through_in_batches_and_come_back_in_order():
+    faded = Faded(Autoencoder.new(MODEL).network)
+    together, apart = round_trip(faded, pictures()), round_trip(faded, pictures(), batch_size=2)
+    assert len(together) == len(apart) == 5
+    assert all((a == b).all() for a, b in zip(together, apart, strict=True))

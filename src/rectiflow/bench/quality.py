@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rectiflow.bench.figure import Figure
@@ -64,15 +65,7 @@ def measure_autoencoder(settings: BenchSettings) -> dict[str, Figure]:
         quality = reconstruction_quality(autoencoder, pictures)
         figures[f"{name} PSNR"] = Figure(value=quality.psnr_db, unit="dB", note=note)
         figures[f"{name} SSIM"] = Figure(value=quality.ssim, unit="", note=note)
-
-        def through(pictures: Any, autoencoder: Autoencoder = autoencoder) -> Any:
-            return [
-                restored
-                for start in range(0, len(pictures), 64)
-                for restored in round_trip(autoencoder, pictures[start : start + 64])
-            ]
-
-        by_task = agreement(prompts, SIZES_PX[0], through)
+        by_task = agreement(prompts, SIZES_PX[0], partial(round_trip, autoencoder))
         figures[f"{name} agreement"] = lowest_figure(by_task, MIN_THROUGH_AUTOENCODER)
     return figures
 

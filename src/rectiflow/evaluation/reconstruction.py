@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from rectiflow.encoders.autoencoder import Autoencoder
+from rectiflow.sampling.images import to_bytes
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
@@ -47,7 +48,7 @@ def reconstruction_quality(
     pictures = iter(pictures)
     while chunk := list(islice(pictures, batch_size)):
         original = _as_unit(chunk)
-        restored = _as_unit(round_trip(autoencoder, chunk))
+        restored = _as_unit(round_trip(autoencoder, chunk, batch_size))
         ratios.append(peak_signal_to_noise(restored, original))
         similarity = structural_similarity_index_measure(
             restored, original, data_range=1.0, reduction="none"
@@ -61,13 +62,16 @@ def reconstruction_quality(
 
 
 @torch.no_grad()
-def round_trip(autoencoder: Autoencoder, pictures: Sequence[Picture]) -> list[Picture]:
-    """Pictures encoded, decoded and rounded to bytes."""
+def round_trip(
+    autoencoder: Autoencoder, pictures: Sequence[Picture], batch_size: int = 64
+) -> list[Picture]:
+    """Pictures of one size encoded, decoded and rounded to bytes, `batch_size` at once."""
     device = next(autoencoder.parameters()).device
-    image = (_as_unit(pictures).float() * 2 - 1).to(device)
-    decoded = autoencoder.decode(autoencoder.encode(image)).float().cpu()
-    pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()
-    return list(pixels.permute(0, 2, 3, 1).numpy())
+    restored: list[Picture] = []
+    for start in range(0, len(pictures), batch_size):
+        image = _as_unit(pictures[start : start + batch_size]).float() * 2 - 1
+        restored.extend(to_bytes(autoencoder.decode(autoencoder.encode(image.to(device)))))
+    return restored
 
 
 def peak_signal_to_noise(
