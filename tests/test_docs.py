@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import rectiflow
+from rectiflow.sampling.bundle import packaged_names
 
 PROJECT = Path(rectiflow.__file__).parent.parent.parent
 MAP = (PROJECT / "docs" / "paper_map.md").read_text(encoding="utf-8")
@@ -33,3 +34,13 @@ def test_the_map_names_code_and_tests_that_exist():
 def test_links_between_documents_lead_somewhere(document):
     for target in LINKED.findall(document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.skipif("scenes-tiny" not in packaged_names(), reason="scenes-tiny is not packaged")
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(program, names)
+    assert [image.size for image in names["images"]] == [(64, 64)] * 2
+    assert (tmp_path / "two-red-circles.png").is_file()

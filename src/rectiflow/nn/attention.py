@@ -18,7 +18,7 @@ MAX_TOKENS_AS_PRODUCTS = 1024  # up to here plain products beat torch's attentio
 class QKNorm(nn.Module):
     """RMS norm of every head of the queries and of the keys, with a learnable scale per channel.
 
-    Keeps attention logits bounded in mixed precision (SD3, Sec. 5.3.2). Row 0 of `scale` belongs to
+    Keeps attention logits bounded in mixed precision (SD3, App. C.2). Row 0 of `scale` belongs to
     the queries, row 1 to the keys. Only the scales live here; `joint_attention` applies them.
     """
 
