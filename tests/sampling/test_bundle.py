@@ -95,9 +95,12 @@ def test_a_run_becomes_a_bundle_with_weights_in_the_type_asked_for(run, tmp_path
 def test_a_weight_that_half_precision_cannot_hold_is_refused(run, tmp_path):
     save_file({"weight": torch.tensor([1e6])}, run / "export" / "mmdit" / "model.safetensors")
     seal(run / "export", {})
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"weight of .* does not fit torch\.float16"):
         assemble(run, tmp_path / "out", "fp16")
-    assemble(run, tmp_path / "other", "bf16")
+    assert sorted(tmp_path.iterdir()) == before  # nothing half made is in the way
+    (tmp_path / "out").mkdir()
+    verify(assemble(run, tmp_path / "out", "bf16"))
 
 
 def test_a_bundle_never_overwrites(run, tmp_path):
@@ -112,6 +115,12 @@ def test_a_bundle_never_overwrites(run, tmp_path):
 def test_an_unfinished_run_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"kind": "flow"}')
     with pytest.raises(FileNotFoundError, match="holds no exported model"):
+        assemble(tmp_path, tmp_path / "out")
+
+
+def test_a_run_of_another_kind_makes_no_bundle(tmp_path):
+    (tmp_path / "config.json").write_text('{"kind": "autoencoder"}')
+    with pytest.raises(ValueError, match="trains autoencoder; a bundle is made of a flow run"):
         assemble(tmp_path, tmp_path / "out")
 
 

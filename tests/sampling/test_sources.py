@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,14 @@ def test_a_packaged_name_wins_over_a_folder_of_that_name(packaged, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert find_source("scenes-tiny").folder == packaged
     assert find_source("./scenes-tiny").kind == "run"
+
+
+def test_a_run_may_have_the_name_of_a_packaged_bundle(packaged, tmp_path, monkeypatch):
+    make_run(tmp_path / "scenes-tiny")
+    monkeypatch.chdir(tmp_path)
+    source = resolve_source(run=Path("scenes-tiny"))
+    assert source.kind == "run"
+    assert find_source(source.folder) == source
 
 
 def test_runs_and_bundles_are_told_apart(packaged, tmp_path):

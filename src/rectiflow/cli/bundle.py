@@ -26,11 +26,10 @@ def bundle(
     as_json: options.Json = False,
 ) -> None:
     """Put a trained model, its encoders and its record into one checksummed folder."""
-    from rectiflow.runs import Run
-    from rectiflow.sampling.bundle import assemble, verify
+    from rectiflow.sampling.bundle import assemble, check_assembly
 
     if dry_run:
-        facts = verify(Run(run).export)
+        facts = check_assembly(run, out, stored_as)
         say_json({"run": run, "out": out, "stored_as": stored_as, "files": list(facts["files"])})
         return
     assemble(run, out, stored_as)

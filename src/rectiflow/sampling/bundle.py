@@ -10,8 +10,9 @@ A run's `export/` has the same form.
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ def verify(folder: Path) -> dict[str, Any]:
 def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
     """Make a bundle from a finished run: its export with the weights in `stored_as`.
 
+    The bundle appears whole or not at all.
+
     Args:
         run_folder: A run whose `export/` holds the model.
         out: The bundle's folder; must not exist or be empty.
@@ -84,17 +87,40 @@ def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
         ValueError: If the type is unknown, `out` is taken, or a weight does not fit the type.
         FileNotFoundError: If the run has no export yet.
     """
+    manifest = check_assembly(run_folder, out, stored_as)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        _fill(partial, Run(run_folder), manifest["files"], stored_as)
+        if out.exists():
+            out.rmdir()  # it is empty, and not every system renames onto a folder
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def check_assembly(run_folder: Path, out: Path, stored_as: str) -> dict[str, Any]:
+    """Refuse what `assemble` refuses before it copies anything; writes nothing.
+
+    Returns:
+        The manifest of the run's export.
+    """
     if stored_as not in STORED_TYPES:
         raise ValueError(f"weights are stored as one of {list(STORED_TYPES)}, got {stored_as!r}")
     run = Run(run_folder)
-    config = run.config()
+    kind = run.config().get("kind")
+    if kind != "flow":
+        raise ValueError(f"{run_folder} trains {kind}; a bundle is made of a flow run")
     if not (run.export / MANIFEST).is_file():
         raise FileNotFoundError(f"{run.export} holds no exported model; let the run finish first")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"the bundle's folder must be empty, {out} is not")
-    manifest = verify(run.export)
-    for name in manifest["files"]:
-        target = out / name
+    return verify(run.export)
+
+
+def _fill(folder: Path, run: Run, names: Iterable[str], stored_as: str) -> None:
+    for name in names:
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
             _store_weights(run.export / name, target, STORED_TYPES[stored_as])
@@ -102,10 +128,9 @@ def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
             shutil.copyfile(run.export / name, target)
     for name in FROM_THE_RUN:
         if (run.folder / name).is_file():
-            shutil.copyfile(run.folder / name, out / name)
-    facts = {"recipe": config.get("name", run.folder.name), "stored_as": stored_as}
-    seal(out, {**facts, "recipe_hash": sha256(out / "config.json")})
-    return out
+            shutil.copyfile(run.folder / name, folder / name)
+    facts = {"recipe": run.config().get("name", run.folder.name), "stored_as": stored_as}
+    seal(folder, {**facts, "recipe_hash": sha256(folder / "config.json")})
 
 
 def sha256(path: Path) -> str:

@@ -45,13 +45,13 @@ def resolve_source(run: Path | None = None, bundle: str | None = None) -> Source
 
 
 def find_source(name_or_path: str | Path) -> Source:
-    """A packaged bundle by name, or a bundle's or run's folder by path.
+    """A packaged bundle by name, or a bundle's or run's folder; a `Path` is always a folder.
 
     Raises:
         FileNotFoundError: If there is neither; the nearest name is suggested.
     """
     names = packaged_names()
-    if str(name_or_path) in names:
+    if isinstance(name_or_path, str) and name_or_path in names:
         return Source("bundle", packaged_bundles() / name_or_path)
     source = _source_in(Path(name_or_path))
     if source is not None:
