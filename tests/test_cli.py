@@ -93,12 +93,17 @@ def test_the_version_is_printed(capsys):
         (["sample", "a star", "--num", "0"], "num_images_per_prompt must be >= 1, got 0"),
         (["sample", "a star", "--size", "big"], "--size must be WIDTHxHEIGHT"),
         (["sample", "a star", "--solver", "rk9"], "solver must be one of"),
+        (["sample", "a star", "--device", "tpu", "--dry-run"], "got 'tpu'"),
+        (["sample", "a star", "--precision", "fp8", "--dry-run"], "got 'fp8'"),
         (["sample", "a star", "--without", "bert"], "bert"),
         (["sample", "--prompts", "no/such.txt"], "no such prompt file: no/such.txt"),
         (["sample", "a star", "--bundle", "no-such"], "no bundle or run 'no-such'"),
         (["sample", "a star", "--run", "no/run"], "no/run"),
         (["sample", "a star", "--run", "a", "--bundle", "b"], "not both"),
         (["evaluate", "--run", "a", "--images", "b"], "only one of them"),
+        (["evaluate", "--images", "b", "--seed", "1"], "--seed cannot go with --images"),
+        (["evaluate", "--images-per-prompt", "0"], "'--images-per-prompt'"),
+        (["evaluate", "--device", "tpu", "--dry-run"], "device must be auto, cpu, cuda or mps"),
         (["evaluate", "--images", "no/such"], "no folder of pictures at no/such"),
         (["data", "preview", "no/such"], "no such folder of pictures: no/such"),
         (["model", "info", "no-such"], "no bundle or run 'no-such'"),
@@ -152,6 +157,7 @@ def test_the_default_run_folder_is_named_after_the_recipe(jobs):
         (DataError("model.safetensors is damaged"), 2, "model.safetensors is damaged"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x.toml"), 2, "No such file: x.toml"),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), 2, "Permission denied: runs"),
+        (OSError(errno.EROFS, "Read-only file system", "runs"), 2, "Read-only file system: runs"),
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), 2, "the disk is full"),
         (DiskFullError("the disk of runs/a is full"), 2, "the disk of runs/a is full"),
         (NonFiniteError("loss is nan at step 7"), 1, "loss is nan at step 7"),
@@ -192,6 +198,7 @@ def test_a_full_disk_is_known_from_text_and_cause_too():
     outer.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     assert "the disk is full" in mistake(outer)
     assert mistake(RuntimeError("something else")) is None
+    assert mistake(OSError(errno.EIO, "Input/output error", "a/b")) is None  # the disk's failure
 
 
 def test_a_closed_pipe_ends_the_program_quietly():

@@ -45,9 +45,11 @@ def test_pictures_of_a_run_lie_in_its_samples(run):
 
 def test_a_bundle_made_from_the_run_draws_and_a_flipped_byte_stops_it(run, tmp_path, capsys):
     bundle, out = tmp_path / "bundle", tmp_path / "pictures"
-    assert main(["bundle", "--run", str(run), "--out", str(bundle), "--dry-run"]) == 0
+    make = ["bundle", "--run", str(run), "--out", str(bundle)]
+    assert main([*make, "--dry-run"]) == 0
     assert not bundle.exists()
-    assert main(["bundle", "--run", str(run), "--out", str(bundle)]) == 0
+    assert main([*make, "--precision", "int3", "--dry-run"]) == 2
+    assert main(make) == 0
     command = ["sample", "a star", "--bundle", str(bundle), "--out", str(out)]
     assert main(command) == 0
     weights = bundle / "mmdit" / "model.safetensors"
@@ -75,11 +77,26 @@ def test_an_overlong_prompt_is_cut_with_a_warning_that_counts(run, tmp_path, cap
 
 def test_a_dry_run_reads_no_weights_and_writes_nothing(run, tmp_path, capsys):
     shutil.rmtree(run / "checkpoints")
-    arguments = ["sample", "a star", "--run", str(run), "--size", "48x32", "--without", "t5"]
-    assert main([*arguments, "--dry-run"]) == 0
+    given = {
+        "--num": "2", "--seed": "7", "--negative": "a ring", "--steps": "9", "--guidance": "1.5",
+        "--size": "48x32", "--solver": "heun", "--shift": "3", "--without": "t5",
+        "--device": "cpu", "--precision": "bf16",
+    }  # fmt: skip
+    options = [word for option in given.items() for word in option]
+    assert main(["sample", "a star", "--run", str(run), *options, "--dry-run"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["options"]["size"] == [48, 32]
-    assert plan["options"]["without"] == ["t5"]
+    assert plan["options"] == {
+        "num_images_per_prompt": 2,
+        "seed": 7,
+        "negative": "a ring",
+        "num_steps": 9,
+        "guidance_scale": 1.5,
+        "size": [48, 32],
+        "solver": "heun",
+        "shift": 3.0,
+        "without": ["t5"],
+    }
+    assert (plan["device"], plan["precision"]) == ("cpu", "bf16")
     assert not (run / "samples").exists()
 
 
@@ -102,6 +119,25 @@ def test_evaluate_scores_a_run_and_the_pictures_it_kept(run, tmp_path, capsys):
     assert "ground_truth" in table
 
 
+def test_a_dry_evaluation_tells_what_would_be_scored(run, tmp_path, capsys):
+    given = {
+        "--images-per-prompt": "4", "--prompts-per-task": "1", "--steps": "3", "--guidance": "2",
+        "--seed": "5", "--device": "cpu", "--precision": "fp32", "--out": str(tmp_path / "suite"),
+    }  # fmt: skip
+    options = [word for option in given.items() for word in option]
+    assert main(["evaluate", "--run", str(run), *options, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["evaluated"] == {
+        "model": str(run),
+        "seed": 5,
+        "num_prompts": 12,  # seven tasks, five of them with held-out prompts
+        "device": "cpu",
+        "precision": "fp32",
+        "images_per_prompt": 4,
+        "options": {"num_steps": 3, "guidance_scale": 2.0},
+    }
+    assert not (tmp_path / "suite").exists()
+
+
 def test_evaluate_takes_prompts_from_a_file(run, tmp_path, capsys):
     file = tmp_path / "prompts.jsonl"
     include = [{"shape": "circle", "count": 1}]
@@ -110,6 +146,12 @@ def test_evaluate_takes_prompts_from_a_file(run, tmp_path, capsys):
     command = ["evaluate", "--run", str(run), "--prompts", str(file), "--json", "--steps", "1"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["num_pictures"] == 1
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert main([*command, "--out", str(tmp_path / name), "--seed", seed]) == 0
+    drawn = [tmp_path / name / "00000" / "samples" / "0000.png" for name in "abc"]
+    first, same, other = (np.asarray(Image.open(path)) for path in drawn)
+    assert (first == same).all()
+    assert (first != other).any()
     assert main(["evaluate", "--run", str(run), "--prompts", str(tmp_path / "none.jsonl")]) == 2
     file.write_text("not json\n")
     assert main(["evaluate", "--run", str(run), "--prompts", str(file)]) == 2
@@ -123,6 +165,11 @@ def test_model_info_counts_the_weights(run, capsys):
     assert facts["num_image_tokens"] == 4
     assert facts["largest_side_px"] == 64
     assert facts["picture_flops"] == 2 * 2 * facts["forward_flops"]
+    recipe = json.loads((run / "config.json").read_text())
+    recipe["sampling"]["solver"] = "heun"  # asks the network twice in a step
+    (run / "config.json").write_text(json.dumps(recipe))
+    assert main(["model", "info", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["picture_flops"] == 2 * facts["picture_flops"]
     assert main(["model", "info", str(run)]) == 0
     assert "forward_flops" in capsys.readouterr().out
 

@@ -9,6 +9,9 @@ import typer
 from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
 
+USUAL = {"images_per_prompt": 1, "seed": 0, "precision": "auto"}
+"""Defaults of options that are not None."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
@@ -26,10 +29,11 @@ def evaluate(
         Path | None, typer.Option(help="Prompts in GenEval's JSONL (default: the scenes suite).")
     ] = None,
     images_per_prompt: Annotated[
-        int, typer.Option(help="Pictures per prompt; GenEval's habit is 4.")
+        int, typer.Option(help="Pictures per prompt; GenEval's habit is 4.", min=1)
     ] = 1,
     prompts_per_task: Annotated[
-        int | None, typer.Option(help="At most so many prompts of a task, seen and held out.")
+        int | None,
+        typer.Option(help="At most so many prompts of a task, seen and held out.", min=1),
     ] = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
@@ -48,23 +52,23 @@ def evaluate(
     Beside the scores stand their controls: ground truth, ground truth through the autoencoder,
     and pictures judged by prompts that are not theirs.
     """
+    drawing = {
+        "run": run,
+        "bundle": bundle,
+        "prompts": prompts,
+        "images_per_prompt": images_per_prompt,
+        "prompts_per_task": prompts_per_task,
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+    }
     if images is not None:
-        if run is not None or bundle is not None:
-            raise ValueError("give --images, --run or --bundle, only one of them")
+        _refuse_drawing(drawing)
         facts, summary = _score_folder(images, dry_run, out)
     else:
-        from rectiflow.devices import resolve_device
-        from rectiflow.sampling.options import SamplingOptions
-        from rectiflow.sampling.sources import resolve_source
-
-        given = {"num_steps": steps, "guidance_scale": guidance}
-        changes = {name: value for name, value in given.items() if value is not None}
-        SamplingOptions(**changes)  # a mistake is told before the model is looked for
-        model = resolve_source(run=run, bundle=bundle).folder
-        chosen = _prompts(prompts, prompts_per_task)
-        place = {"device": device or resolve_device("auto").type, "precision": precision}
-        facts = {"model": model, "seed": seed, "num_prompts": len(chosen), **place}
-        facts |= {"images_per_prompt": images_per_prompt, "options": changes}
+        facts, chosen = _plan(drawing)
         summary = None if dry_run else _score_model(facts, chosen, out)
     if summary is None or as_json:
         say_json({**(summary or {}), "evaluated": facts})
@@ -72,16 +76,47 @@ def evaluate(
         say(table(summary))
 
 
+def _refuse_drawing(drawing: Mapping[str, Any]) -> None:
+    """Refuse options that have no effect on pictures that are there already."""
+    given = [name for name, value in drawing.items() if value != USUAL.get(name)]
+    if {"run", "bundle"} & set(given):
+        raise ValueError("give --images, --run or --bundle, only one of them")
+    if given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{names} cannot go with --images, whose pictures are drawn already")
+
+
+def _plan(drawing: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """What would be drawn and how, ready for JSON, and the prompts; mistakes are told here."""
+    from rectiflow.devices import resolve_device, resolve_precision
+    from rectiflow.sampling.options import SamplingOptions
+    from rectiflow.sampling.sources import resolve_source
+
+    given = {"num_steps": drawing["steps"], "guidance_scale": drawing["guidance"]}
+    changes = {name: value for name, value in given.items() if value is not None}
+    SamplingOptions(**changes)
+    where = resolve_device(drawing["device"] or "auto")
+    precision = resolve_precision(drawing["precision"], where)
+    model = resolve_source(run=drawing["run"], bundle=drawing["bundle"]).folder
+    prompts = _prompts(drawing["prompts"], drawing["prompts_per_task"])
+    facts = {
+        "model": model,
+        "seed": drawing["seed"],
+        "num_prompts": len(prompts),
+        "device": str(where),
+        "precision": precision,
+        "images_per_prompt": drawing["images_per_prompt"],
+        "options": changes,
+    }
+    return facts, prompts
+
+
 def _prompts(file: Path | None, per_task: int | None) -> list[Any]:
-    from rectiflow.evaluation.layout import read_lines
-    from rectiflow.evaluation.prompt_check import checked
+    from rectiflow.evaluation.prompt_check import read_prompts
     from rectiflow.evaluation.scenes_prompts import load_prompts
     from rectiflow.evaluation.subset import evenly
 
-    prompts = load_prompts() if file is None else read_lines(file)
-    if not prompts:
-        raise ValueError(f"{file} must hold at least one prompt, one JSON object per line")
-    prompts = [checked(prompt, i) for i, prompt in enumerate(prompts)]
+    prompts = load_prompts() if file is None else read_prompts(file)
     return prompts if per_task is None else evenly(prompts, per_task)
 
 
@@ -127,7 +162,6 @@ def _score_folder(
             on_progress=lambda done, total: progress("scoring", done, total),
         )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         evaluation.write(out)
         write_json(out / "summary.json", evaluation.summary)
     return facts, evaluation.summary

@@ -35,6 +35,7 @@ CALLERS_MISTAKES = (
     IsADirectoryError,
     PermissionError,
 )
+CALLERS_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)  # have no class of their own
 
 
 def _print_version(wanted: bool) -> bool:
@@ -93,11 +94,10 @@ def mistake(error: BaseException) -> str | None:
         where = getattr(error, "filename", None)
         at = f" while writing {where}" if where else ""
         return f"the disk is full{at}; free some space and give the same command again"
-    if isinstance(error, OSError) and isinstance(error, CALLERS_MISTAKES):
+    is_theirs = isinstance(error, CALLERS_MISTAKES)
+    if isinstance(error, OSError) and (is_theirs or error.errno in CALLERS_ERRNOS):
         return str(error) if error.filename is None else f"{error.strerror}: {error.filename}"
-    if isinstance(error, CALLERS_MISTAKES):
-        return str(error)
-    return None
+    return str(error) if is_theirs else None
 
 
 def is_disk_full(error: BaseException | None) -> bool:

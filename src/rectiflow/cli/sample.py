@@ -56,7 +56,7 @@ def sample(
     as_json: options.Json = False,
 ) -> None:
     """Draw pictures for prompts with a trained model."""
-    from rectiflow.devices import resolve_device
+    from rectiflow.devices import resolve_device, resolve_precision
     from rectiflow.sampling.options import SamplingOptions
     from rectiflow.sampling.sources import resolve_source
 
@@ -76,14 +76,15 @@ def sample(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     SamplingOptions(**changes)  # a mistake is told before the model is looked for
+    where = resolve_device(device or "auto")
+    place = str(where), resolve_precision(precision, where)
     source = resolve_source(run=run, bundle=bundle)
     folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
-    device = device or resolve_device("auto").type
     if dry_run:
-        plan = {"model": source.folder, "device": device, "prompts": texts, "out": folder}
-        say_json({**plan, "options": changes})
+        plan = {"model": source.folder, "device": place[0], "precision": place[1]}
+        say_json({**plan, "prompts": texts, "out": folder, "options": changes})
         return
-    written = _draw(source.folder, texts, changes, folder, (device, precision), sheet)
+    written = _draw(source.folder, texts, changes, folder, place, sheet)
     if as_json:
         say_json([str(path) for path in written])
     else:
