@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import rectiflow
-from rectiflow.sampling.bundle import packaged_names
 
 PROJECT = Path(rectiflow.__file__).parent.parent.parent
 MAP = (PROJECT / "docs" / "paper_map.md").read_text(encoding="utf-8")
@@ -36,7 +35,6 @@ def test_links_between_documents_lead_somewhere(document):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.skipif("scenes-tiny" not in packaged_names(), reason="scenes-tiny is not packaged")
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)

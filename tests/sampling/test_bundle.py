@@ -125,5 +125,6 @@ def test_a_run_of_another_kind_makes_no_bundle(tmp_path):
 
 
 def test_packaged_bundles_are_whole():
+    assert "scenes-tiny" in packaged_names()
     for name in packaged_names():
         verify(packaged_bundles() / name)

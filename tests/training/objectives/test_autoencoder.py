@@ -86,7 +86,7 @@ def test_a_tiny_autoencoder_learns_four_pictures():
     flat = torch.tensor([-0.8, -0.2, 0.4, 1.0])[:, None, None, None].expand(4, 3, 16, 16).clone()
     flat[:, :, 4:9, 6:12] *= -1
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
-    num_steps = 150
+    num_steps = 250
     for step in range(num_steps):
         # Decays to zero, so that the end does not hang on the order of sums of this machine.
         optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / num_steps)
