@@ -7,6 +7,7 @@ from torch import nn
 from rectiflow.training.objectives.base import Objective, Terms
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.settings import TrainingSettings
+from tests.training.tiny import tiny_objective
 
 
 class Block(nn.Module):
@@ -92,6 +93,21 @@ def test_only_matrices_decay(optimizer):
     for name, parameter in objective.model.named_parameters():
         factor = 0.95 if parameter.ndim == 2 else 1.0
         torch.testing.assert_close(parameter, before[name] * factor)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_scales_of_norms_neither_decay_nor_become_orthogonal(optimizer):
+    objective = tiny_objective()
+    named = dict(objective.model.named_parameters())
+    scales = {name: p.detach().clone() for name, p in named.items() if name.endswith("norm.scale")}
+    assert scales
+    assert not scales.keys() & objective.matrices().keys()
+    optimizers = Optimizers(objective, settings(weight_decay=0.1, optimizer=optimizer))
+    for parameter in named.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step()
+    for name, scale in scales.items():
+        assert torch.equal(named[name], scale)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

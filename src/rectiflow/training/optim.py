@@ -93,9 +93,10 @@ class Optimizers:
         copy_into(self.state(), tensors, "the state of the optimizer")
 
     def _adamw(self, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-        parameters = self._adamw_names.values()
-        matrices = [p for p in parameters if p.ndim >= 2]
-        vectors = [p for p in parameters if p.ndim < 2]
+        named = self._adamw_names.items()
+        # Scales of norms do not decay, however they are stored (that of queries and keys is 2-D).
+        matrices = [p for name, p in named if p.ndim >= 2 and "norm" not in name]
+        vectors = [p for name, p in named if p.ndim < 2 or "norm" in name]
         groups = [
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": vectors, "weight_decay": 0.0},

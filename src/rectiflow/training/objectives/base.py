@@ -50,11 +50,15 @@ class Objective(ABC, Generic[Model]):
 
         By default the 2-D parameters of modules called `blocks` or `layers`; queries, keys and
         values stored as one matrix, and the factors of a modulation, count as one matrix each.
+        Scales of norms are no matrices, however they are stored.
         """
         return {
             name: max(1, len(p) // p.shape[1]) if "qkv" in name or "modulation" in name else 1
             for name, p in self.model.named_parameters()
-            if p.ndim == 2 and p.requires_grad and {"blocks", "layers"} & set(name.split("."))
+            if p.ndim == 2
+            and p.requires_grad
+            and {"blocks", "layers"} & set(name.split("."))
+            and "norm" not in name
         }
 
 
