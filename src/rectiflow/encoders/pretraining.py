@@ -21,19 +21,23 @@ FIRST_LOGIT_SCALE, MAX_LOGIT_SCALE = 1 / 0.07, 100.0
 
 @dataclass(frozen=True)
 class Towers:
-    """Unit vectors of a batch of pictures and captions.
+    """What the contrast compares: unit vectors of a batch of pictures and captions.
 
     Attributes:
         text_l: Of the first text encoder.
         text_g: Of the second.
         image_l: Of the pictures, in the space of the first.
         image_g: Of the pictures, in the space of the second.
+        pooled_l: Pooled vectors of the first text encoder, of whatever length they are.
+        pooled_g: Of the second.
     """
 
     text_l: Float[Tensor, "batch width_l"]
     text_g: Float[Tensor, "batch width_g"]
     image_l: Float[Tensor, "batch width_l"]
     image_g: Float[Tensor, "batch width_g"]
+    pooled_l: Float[Tensor, "batch width_l"]
+    pooled_g: Float[Tensor, "batch width_g"]
 
 
 class EncodersInTraining(nn.Module):
@@ -53,6 +57,8 @@ class EncodersInTraining(nn.Module):
             torch.manual_seed(seed)
             self.bridge = nn.Linear(width_g, width_l, bias=False)
             self.head = nn.Linear(text.context_width, len(OFFSETS) * self.vocabulary)
+            self.words_l = nn.Linear(width_l, self.vocabulary)
+            self.words_g = nn.Linear(width_g, self.vocabulary)
         self.log_scale = nn.Parameter(torch.full((2,), FIRST_LOGIT_SCALE).log())
 
     @property
@@ -71,15 +77,17 @@ class EncodersInTraining(nn.Module):
         ids_l: Int[Tensor, "batch tokens"],
         ids_g: Int[Tensor, "batch tokens"],
     ) -> Towers:
-        """Unit vectors of pictures and captions, float32."""
+        """Unit vectors of pictures and captions in float32, and the pooled vectors."""
         vision = self.image(image)
-        vectors = (
-            self.text.clip_l(input_ids=ids_l).text_embeds,
-            self.text.clip_g(input_ids=ids_g).text_embeds,
-            self.bridge(vision),
-            vision,
-        )
-        return Towers(*(functional.normalize(vector.float(), dim=-1) for vector in vectors))
+        pooled_l = self.text.clip_l(input_ids=ids_l).text_embeds
+        pooled_g = self.text.clip_g(input_ids=ids_g).text_embeds
+        vectors = (pooled_l, pooled_g, self.bridge(vision), vision)
+        units = (functional.normalize(vector.float(), dim=-1) for vector in vectors)
+        return Towers(*units, pooled_l, pooled_g)
+
+    def words(self, towers: Towers) -> Float[Tensor, "two batch vocabulary"]:
+        """Logits of the T5 tokens of a caption, from either pooled vector alone."""
+        return torch.stack([self.words_l(towers.pooled_l), self.words_g(towers.pooled_g)]).float()
 
     def restore(
         self, ids: Int[Tensor, "batch tokens"], hidden: Bool[Tensor, "batch tokens"]

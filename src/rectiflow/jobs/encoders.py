@@ -5,6 +5,7 @@ from typing import Any
 
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.scenes import caption, make_scene
+from rectiflow.encoders.calibration import normalise_states
 from rectiflow.encoders.image import ImageEncoder
 from rectiflow.encoders.pretraining import EncodersInTraining
 from rectiflow.encoders.text import TextEncoders
@@ -36,10 +37,12 @@ def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
     validate = HeldOutValidation(objective, held_out, recipe.seed)
 
     def finish(run: Run) -> Mapping[str, Any]:
+        scales = normalise_states(text, corpus(recipe.data))
         text.save(run.export)
         image.save(run.export)
         clip_tokens, t5_tokens = text.segments
-        return {"clip_tokens": clip_tokens, "t5_tokens": t5_tokens}
+        facts = {f"scale_{name}_before": scale for name, scale in scales.items()}
+        return {"clip_tokens": clip_tokens, "t5_tokens": t5_tokens, **facts}
 
     return Job(objective=objective, source=training, hooks=Hooks(validate=validate), finish=finish)
 

@@ -15,6 +15,7 @@ from rectiflow.training.objectives.encoders import (
     contrastive_loss,
     denoising_loss,
     same_rows,
+    words_loss,
 )
 from rectiflow.training.settings import EncodersLoss
 
@@ -103,14 +104,27 @@ def test_captions_are_drawn_at_the_given_rate_and_by_position():
     assert chosen_captions([{"caption": "only"}] * 4, draws(), 0.5) == ["only"] * 4
 
 
-def test_loss_is_the_sum_of_two_contrasts_and_the_weighted_denoising():
-    made = objective(denoising_weight=0.25)
+def test_words_of_a_caption_in_equal_shares_cost_nothing_and_others_their_margin():
+    ids, padding = torch.tensor([[3, 4, 4, 0], [5, 1, 2, 3]]), 0
+    even = torch.zeros(2, 2, 8)
+    assert words_loss(even, ids, padding).tolist() == pytest.approx([math.log(4), math.log(2)])
+    right = torch.full((2, 2, 8), -50.0)
+    for sample, held in enumerate(({3, 4}, {1, 2, 3, 5})):
+        right[:, sample, list(held)] = 0.0
+    assert words_loss(right, ids, padding).tolist() == pytest.approx([0, 0], abs=1e-6)
+    right[1, 0, 7] = 50.0  # one of the two predictions is sure of an absent word
+    assert words_loss(right, ids, padding)[0].item() == pytest.approx((50 - math.log(2)) / 2)
+
+
+def test_loss_is_the_sum_of_two_contrasts_and_the_weighted_other_terms():
+    made = objective(denoising_weight=0.25, words_weight=0.5)
     terms = made.loss(batch(), draws())
     extra = terms.extra
     expected = extra["clip_l"] + extra["clip_g"] + 0.25 * extra["denoising"]
+    expected = expected + 0.5 * extra["words"]
     torch.testing.assert_close(terms.loss, expected)
     assert terms.loss.shape == (4,)
-    assert set(extra) == {"clip_l", "clip_g", "denoising"}
+    assert set(extra) == {"clip_l", "clip_g", "denoising", "words"}
     ids_l, ids_g, _ = made.model.text.tokenize([c["caption"] for c in batch()["captions"]])
     towers = made.model.embed(batch()["image"], ids_l, ids_g)
     for vectors in (towers.text_l, towers.text_g, towers.image_l, towers.image_g):

@@ -23,6 +23,11 @@ class EncodersObjective(Objective):
     the encoder would be thrown away, and what matters here is that a state binds a word to
     its neighbours ("red" to its "circle"), which the tokens around it ask for directly.
 
+    The pooled vectors are also asked which words their caption holds. The contrast alone keeps what
+    tells the captions of one batch apart, a few of a small batch, and drops the rest; a network
+    reads the pooled vector in every block, and learned faster the more words it held. Softmax over
+    the vocabulary with equal shares of the caption's words, as in SuperClass (arXiv 2411.03313).
+
     Args:
         model: The encoders and the heads of their training.
         settings: Weights and rates.
@@ -53,8 +58,9 @@ class EncodersObjective(Objective):
             "denoising": denoising_loss(
                 self.model.restore(ids_t5, hidden), ids_t5, self._padding_id
             ),
+            "words": words_loss(self.model.words(towers), ids_t5, self._padding_id),
         }
-        total = extra["clip_l"] + extra["clip_g"]
+        total = extra["clip_l"] + extra["clip_g"] + self.settings.words_weight * extra["words"]
         total = total + self.settings.denoising_weight * extra["denoising"]
         return Terms(total, None, {name: term.detach() for name, term in extra.items()})
 
@@ -120,3 +126,25 @@ def denoising_loss(
         logits.flatten(0, 2), targets.flatten(), reduction="none", ignore_index=ignored
     ).view_as(targets)
     return losses.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+
+
+def words_loss(
+    logits: Float[Tensor, "two batch vocabulary"],
+    ids: Int[Tensor, "batch tokens"],
+    padding_id: int,
+) -> Float[Tensor, " batch"]:
+    """KL divergence from a prediction to the equal shares of a caption's distinct tokens.
+
+    Unlike the cross-entropy it is 0 for a perfect prediction, whatever the number of tokens.
+
+    Args:
+        logits: Of two predictions, whose losses are averaged.
+        ids: Captions; how often a token occurs does not count.
+        padding_id: No part of a caption.
+    """
+    holds = torch.zeros_like(logits[0]).scatter_(1, ids, 1.0)
+    holds[:, padding_id] = 0
+    shares = holds / holds.sum(dim=1, keepdim=True)
+    log_shares = shares.log().masked_fill(shares == 0, 0)
+    divergence = (shares * (log_shares - logits.log_softmax(dim=-1))).sum(dim=-1)
+    return divergence.mean(dim=0)
