@@ -50,7 +50,6 @@ def descend(objective, optimizers, num_steps=1):
 def test_stacked_matrices_are_told_apart():
     assert Squares().matrices() == {
         "blocks.0.qkv.weight": 3,
-        "blocks.0.modulation.weight": 6,
         "blocks.0.out.weight": 1,
     }
 

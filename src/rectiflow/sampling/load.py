@@ -52,6 +52,9 @@ def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline
 
 def _load_run(run: Run, device: torch.device, precision: str) -> Pipeline:
     recipe = run.config()
+    needed = ("kind", "encoders", "model", "data", "objective")
+    if missing := [name for name in needed if name not in recipe]:
+        raise DataError(f"{run.config_path} is no recipe of a run: it lacks {missing[0]!r}")
     if recipe["kind"] != "flow":
         raise ValueError(f"{run.folder} trains {recipe['kind']}; only a flow run can draw")
     file = averaged_weights(run)

@@ -58,6 +58,7 @@ class Pipeline:
     ) -> None:
         config: Any = network.config
         self.patch_size: int = config.patch_size
+        self.max_side_px: int = config.table_side * config.patch_size * autoencoder.factor
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.autoencoder = autoencoder.to(self.device).eval()
@@ -149,13 +150,19 @@ class Pipeline:
         """The noise of picture `index`: drawn on CPU, so it is the same on every device.
 
         Raises:
-            ValueError: If the size does not fit the autoencoder and the network's patches.
+            ValueError: If the size does not fit the autoencoder and the network's patches, or
+                exceeds the network's table of positions.
         """
         width, height = size or (self.side_px, self.side_px)
         unit = self.autoencoder.factor * self.patch_size
         if width < unit or height < unit or width % unit or height % unit:
             raise ValueError(
                 f"width and height must be multiples of {unit} px, got {width}x{height}"
+            )
+        if max(width, height) > self.max_side_px:
+            raise ValueError(
+                f"width and height must be <= {self.max_side_px} px, the network's table of "
+                f"positions, got {width}x{height}"
             )
         rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
         shape = (self.autoencoder.latent_channels, rows, columns)

@@ -258,7 +258,7 @@ class _Loop:
         return {
             "status": "finished",
             "num_steps": self.num_steps,
-            "samples_seen": self.state.step * self.settings.batch_size,
+            "images_seen": self.state.step * self.settings.batch_size,
             "num_parameters": sum(p.numel() for p in self.state.model.parameters()),
             "metrics": self.latest,
             "elapsed_seconds": self.state.elapsed_seconds,

@@ -14,7 +14,7 @@ class Optimizers:
     """The optimizers of one objective behind one step, with their state as named tensors.
 
     Muon makes the update of a matrix orthogonal, so matrices that are merely stored as one
-    (queries, keys and values; the factors of a modulation) are handed to it as views, one each.
+    (queries, keys and values) are handed to it as views, one each.
 
     Args:
         objective: Its model, and the split of its parameters.

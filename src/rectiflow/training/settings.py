@@ -184,7 +184,7 @@ class SamplingSettings:
     __pydantic_config__ = STRICT
 
     num_steps: int = 25
-    solver: Literal["euler", "heun"] = "euler"
+    solver: Literal["euler", "midpoint", "heun"] = "euler"
     guidance_scale: float = 4.0
     shift: float = 1.0
     unconditional: Literal["zeros", "empty"] = "zeros"
