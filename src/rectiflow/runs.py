@@ -2,6 +2,7 @@
 
 RUN/config.json     the resolved recipe
 RUN/pace.json       number of steps that `training.minutes` became, measured once
+RUN/data.json       hash of the pictures, captions and encoders it began with
 RUN/metrics.jsonl   one object per logged step; clock fields end in `_seconds` or `_per_second`
 RUN/result.json     written when the last step is reached
 RUN/checkpoints/    step-00001000/ ...
@@ -38,6 +39,10 @@ class Run:
     @property
     def pace_path(self) -> Path:
         return self.folder / "pace.json"
+
+    @property
+    def data_path(self) -> Path:
+        return self.folder / "data.json"
 
     @property
     def metrics_path(self) -> Path:

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rectiflow.data.scenes import render
 from rectiflow.evaluation.geneval import TASKS, format_summary
@@ -70,6 +71,22 @@ def test_pictures_kept_in_a_folder_score_the_same_when_read_back(tmp_path):
     assert read_lines(tmp_path / "results.jsonl") == drawn.rows
     assert (tmp_path / "summary.txt").read_text() == format_summary(drawn.rows) + "\n"
     assert drawn.rows[0]["checker"] == drawn.summary["checker"]["hash"]
+
+
+def test_kept_pictures_tell_their_origin_and_are_not_mixed_with_others(tmp_path):
+    settings = SuiteSettings(controls=False)
+    facts = {"seed": 7, "recipe_hash": "abc"}
+    evaluate_pictures(perfect, PROMPTS[:2], settings, folder=tmp_path, facts=facts)
+    text = Image.open(tmp_path / "00001" / "samples" / "0000.png").text
+    index = str(picture_seed(PROMPTS[1], 0))
+    assert text == {
+        "prompt": PROMPTS[1]["prompt"],
+        "seed": "7",
+        "index": index,
+        "recipe_hash": "abc",
+    }
+    with pytest.raises(ValueError, match="holds pictures of a suite already"):
+        evaluate_pictures(perfect, PROMPTS[:1], settings, folder=tmp_path)
 
 
 def test_progress_reaches_its_total():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rectiflow.flow.loss import mean_per_bin, squared_error
+from rectiflow.flow.loss import squared_error
 
 
 def test_squared_error_is_the_mean_over_one_sample_alone():
@@ -18,16 +18,3 @@ def test_squared_error_of_bf16_output_is_taken_in_float32():
     loss = squared_error(torch.full((1, 4), 256.0, dtype=torch.bfloat16), torch.full((1, 4), 257.0))
     assert loss.dtype == torch.float32
     assert loss.item() == 1
-
-
-def test_mean_per_bin_of_a_known_assignment():
-    t = torch.tensor([0.0, 0.05, 0.1, 0.95, 1.0])
-    means = mean_per_bin(torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]), t)
-    assert means[[0, 1, 9]].tolist() == [2, 5, 8]
-    assert means[2:9].isnan().all()
-
-
-def test_mean_per_bin_takes_any_number_of_bins():
-    t = torch.tensor([0.2, 0.8])
-    assert mean_per_bin(torch.tensor([1.0, 2.0]), t, num_bins=2).tolist() == [1, 2]
-    assert mean_per_bin(torch.tensor([1.0, 2.0]), t, num_bins=1).tolist() == [1.5]

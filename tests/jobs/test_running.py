@@ -1,6 +1,7 @@
 """The whole chain on a tiny scale: autoencoder, encoders, flow, bundle, pictures."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,18 +9,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from rectiflow.data.draws import Draws
+from rectiflow.encoders.autoencoder import Autoencoder
+from rectiflow.encoders.text import TextEncoders
 from rectiflow.errors import DataError
 from rectiflow.flow.formulations import formulation
 from rectiflow.jobs import run_training
+from rectiflow.jobs.encoders import corpus
 from rectiflow.jobs.grids import SCENES_PROMPTS, PictureGrid
+from rectiflow.jobs.records import picture_sources
 from rectiflow.runs import Run
 from rectiflow.sampling.bundle import assemble, verify
-from rectiflow.sampling.images import contact_sheet
+from rectiflow.sampling.images import contact_sheet, sheet_pictures, to_bytes
 from rectiflow.sampling.load import load
 from rectiflow.training.ema import Ema
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.recipe import recipe_from_dict
+from rectiflow.training.settings import ScenesData
 from rectiflow.training.state import TrainState
 
 QUICK = ["training.num_steps=2", "data.size_px=32", "data.num_validation=4", "seed=3"]
@@ -57,7 +64,6 @@ def runs(tmp_path_factory):
 def test_latents_of_the_exported_autoencoder_have_mean_zero_and_std_one(runs):
     from rectiflow.data.picture_source import as_images
     from rectiflow.data.scenes import make_scene, render
-    from rectiflow.encoders.autoencoder import Autoencoder
 
     model = Autoencoder.load(runs / "ae" / "export" / "vae")
     with torch.no_grad():
@@ -102,6 +108,26 @@ def test_the_grid_shows_the_averaged_model_as_sample_draws_it(runs, tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "samples" / "step-00000007.png"))
     assert abs(sheet - expected).max() <= 1
     assert abs(np.stack(drawn).astype(int) - np.stack(present.draw(prompts, keys))).max() > 10
+
+
+def test_exported_text_encoders_have_states_of_one_scale(runs):
+    text = TextEncoders.load(runs / "text" / "export")
+    states = text.encode(sorted(set(corpus(ScenesData(num_scenes=64, size_px=32)))))
+    for part in ("clip_l", "clip_g", "t5", "pooled_l", "pooled_g"):
+        assert getattr(states, part).square().mean().sqrt().item() == pytest.approx(1, abs=0.05)
+
+
+def test_an_autoencoder_shows_held_out_pictures_and_their_reconstructions(runs):
+    sheet = Image.open(runs / "ae" / "samples" / "step-00000002.png")
+    shown = [np.asarray(picture).astype(int) for picture in sheet_pictures(sheet, 8, columns=8)]
+    data = ScenesData(num_scenes=8, num_validation=4, size_px=32)
+    held_out = picture_sources(data, 3)[1].batch(np.arange(4), Draws(0, np.arange(4)))["image"]
+    model = Autoencoder.load(runs / "ae" / "export" / "vae")
+    with torch.no_grad():
+        decoded = model.decode(model.encode(held_out))
+    for i, (picture, coded) in enumerate(zip(to_bytes(held_out), to_bytes(decoded), strict=True)):
+        assert (shown[2 * i][::4, ::4] == picture).all()
+        assert abs(shown[2 * i + 1][::4, ::4] - coded).max() <= 1
 
 
 def test_a_finished_run_is_not_trained_or_exported_again(runs):
@@ -179,9 +205,16 @@ def test_own_pictures_are_encoded_trained_on_and_the_bad_ones_left_out(runs, tmp
     assert "1 quarantined" in caplog.text
     result = json.loads((runs / "own" / "result.json").read_text())
     assert result["reconstruction_psnr_db"] < 24
+    for picture in pictures.iterdir():
+        os.utime(picture, (0, 0))  # a copy of the folder: other times, the same contents
+    run_training("folder", settings, runs / "own", False, silent)
+    (pictures / "0.txt").write_text("another caption")
+    with pytest.raises(ValueError, match="no longer those it began with"):
+        run_training("folder", settings, runs / "own", False, silent)
 
 
-def test_the_autoencoder_learns_from_own_pictures(runs, tmp_path):
+def test_the_autoencoder_learns_from_own_pictures(runs, tmp_path, caplog):
+    Image.new("RGB", (40, 40)).save(tmp_path / "nameless.png")
     for i in range(4):
         Image.new("RGB", (40, 40), (60 * i, 10, 200)).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.txt").write_text(f"colour {i}")
@@ -189,6 +222,10 @@ def test_the_autoencoder_learns_from_own_pictures(runs, tmp_path):
     settings.append(f"data.path={tmp_path}")
     run_training("autoencoder-tiny", settings, runs / "own-ae", False, silent)
     assert (runs / "own-ae" / "export" / "vae" / "config.json").is_file()
+    assert "left out: 1 x no caption" in caplog.text
+    (tmp_path / "0.txt").write_text("another caption")
+    with pytest.raises(ValueError, match="no longer those it began with"):
+        run_training("autoencoder-tiny", settings, runs / "own-ae", False, silent)
 
 
 @pytest.mark.parametrize("recipe", ["autoencoder-tiny", "encoders-tiny"])

@@ -80,6 +80,15 @@ def test_a_run_that_cannot_draw_says_why(run, tmp_path):
         folder.rename(tmp_path / folder.name)
     with pytest.raises(FileNotFoundError, match="has no checkpoint yet; train it first"):
         load(run)
+    for folder in tmp_path.glob("step-*"):
+        folder.rename(run / "checkpoints" / folder.name)
+    whole = json.loads((run / "config.json").read_text())
+    for section, name in (("data", "size_px"), ("objective", "formulation"), (None, "model")):
+        values = json.loads(json.dumps(whole))
+        del (values if section is None else values[section])[name]
+        (run / "config.json").write_text(json.dumps(values))
+        with pytest.raises(DataError, match=rf"config\.json is damaged: .*{name}"):
+            load(run)
     (run / "config.json").write_text('{"kind": "autoencoder"}')
     with pytest.raises(ValueError, match="trains autoencoder; only a flow run can draw"):
         load(run)

@@ -234,3 +234,16 @@ def test_a_loss_that_is_not_finite_stops_with_step_times_and_ids(tmp_path):
     bins = message.partition("per tenth of t: ")[2].partition(";")[0].split()
     assert len(bins) == 10
     assert bins.count("nan") == 1
+
+
+def test_a_run_goes_on_in_the_precision_it_began_in(tmp_path, monkeypatch):
+    """What "auto" comes to depends on the processor."""
+    settings = tiny_settings(precision="auto")
+    monkeypatch.setattr("rectiflow.training.stepping.resolve_precision", lambda *_: "bf16")
+    with pytest.raises(Killed):
+        tiny_train(tmp_path, settings, on_progress=killing_at(7))
+    monkeypatch.setattr("rectiflow.training.stepping.resolve_precision", lambda *_: "fp32")
+    with pytest.raises(ValueError, match="began in bf16 and this machine would go on in fp32"):
+        tiny_train(tmp_path, settings)
+    monkeypatch.setattr("rectiflow.training.stepping.resolve_precision", lambda *_: "bf16")
+    assert tiny_train(tmp_path, settings).status == "finished"

@@ -136,6 +136,7 @@ def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None)
             settings,
             round_trip=pipeline.round_trip,
             folder=out,
+            facts={"seed": facts["seed"], "recipe_hash": pipeline.recipe_hash},
             on_progress=lambda done, total: progress("scoring", done, total),
         )
     if out is not None:

@@ -88,6 +88,18 @@ class FolderRecords:
             "files": digest.hexdigest(),
         }
 
+    def content_hash(self) -> str:
+        """SHA-256 of names, captions and bytes, which a copy of the folder shares."""
+        digest = hashlib.sha256()
+        for id, caption in self._listed:
+            try:
+                with (self.path / id).open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                content = None  # unreadable: quarantined when its turn comes
+            digest.update(json.dumps([id, caption, content]).encode())
+        return digest.hexdigest()
+
     def _list(self) -> Iterator[tuple[str, str]]:
         """(id, caption) of every picture that has one; the others go into quarantine."""
         pictures, metadata = self._walk()

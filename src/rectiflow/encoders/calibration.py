@@ -71,4 +71,4 @@ def scale_stream(model: CLIPTextModelWithProjection, factor: float) -> None:
 
 
 def _root_mean_square(values: Tensor) -> float:
-    return values.double().square().mean().sqrt().item()
+    return values.cpu().double().square().mean().sqrt().item()

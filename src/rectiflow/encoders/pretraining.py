@@ -21,14 +21,14 @@ FIRST_LOGIT_SCALE, MAX_LOGIT_SCALE = 1 / 0.07, 100.0
 
 @dataclass(frozen=True)
 class Towers:
-    """What the contrast compares: unit vectors of a batch of pictures and captions.
+    """Unit vectors of a batch of pictures and captions, and the pooled vectors as they are.
 
     Attributes:
         text_l: Of the first text encoder.
         text_g: Of the second.
         image_l: Of the pictures, in the space of the first.
         image_g: Of the pictures, in the space of the second.
-        pooled_l: Pooled vectors of the first text encoder, of whatever length they are.
+        pooled_l: Pooled vectors of the first text encoder, not of unit length.
         pooled_g: Of the second.
     """
 

@@ -6,7 +6,7 @@ through that autoencoder can be expected to do better), and what the judged pict
 prompts that are not theirs (the score of chance).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +81,7 @@ def evaluate_pictures(
     *,
     round_trip: RoundTrip | None = None,
     folder: Path | None = None,
+    facts: Mapping[str, object] | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Draw a picture for every prompt, judge it, and say what the score is worth.
@@ -91,12 +92,16 @@ def evaluate_pictures(
         settings: Pictures per prompt, size of the controls, thresholds.
         round_trip: Through the autoencoder and back, for that control; None leaves it out.
         folder: Where to keep the pictures in GenEval's layout, and the results; None keeps none.
+        facts: Kept in every picture beside its prompt and its seed, there called `index`.
         on_progress: Called with the number of pictures done and their total.
 
     Raises:
-        ValueError: If there is no prompt, or one asks for what scenes do not have.
+        ValueError: If there is no prompt, or one asks for what scenes do not have; or if the folder
+            holds pictures already, which would be judged with these by the next to read it.
     """
     settings = settings or SuiteSettings()
+    if folder is not None and any(folder.glob("*/samples")):
+        raise ValueError(f"{folder} holds pictures of a suite already; choose another folder")
     asked_for = load_prompts() if prompts is None else prompts
     chosen = [checked(prompt, i) for i, prompt in enumerate(asked_for)]
     if not chosen:
@@ -113,8 +118,8 @@ def evaluate_pictures(
             raise ValueError(f"draw must return {len(batch)} pictures, got {len(pictures)}")
         for (i, sample), seed, picture in zip(batch, seeds, pictures, strict=True):
             if folder is not None:
-                facts = {"prompt": chosen[i]["prompt"], "seed": seed}
-                layout.write_picture(folder, i, sample, chosen[i], picture, facts)
+                kept = {**(facts or {}), "prompt": chosen[i]["prompt"], "index": seed}
+                layout.write_picture(folder, i, sample, chosen[i], picture, kept)
             name = layout.picture_name(i, sample)
             judged.append(_Judged(name, chosen[i], parse(picture, settings.thresholds)))
         if on_progress:

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rectiflow.data.draws import Draws
 from rectiflow.data.picture_source import PictureSource
 from rectiflow.encoders.autoencoder import Autoencoder, measure_latent_statistics
+from rectiflow.jobs.grids import ReconstructionGrid
 from rectiflow.jobs.job import Job, Progress
-from rectiflow.jobs.records import picture_sources
+from rectiflow.jobs.records import claim_data, data_identity, picture_sources
 from rectiflow.runs import Run
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.autoencoder import AutoencoderObjective
@@ -18,15 +20,19 @@ from rectiflow.training.recipe import AutoencoderRecipe
 from rectiflow.training.validation import HeldOutValidation
 
 STATISTICS_PICTURES = 2048  # latents of so many pictures give shift and scale
+SHOWN_PICTURES = 16  # on the sheet of reconstructions, as far as so many are held out
 _CHUNK = 64
 
 
 def autoencoder_job(recipe: AutoencoderRecipe, run: Run, progress: Progress) -> Job:
     """An autoencoder on pictures; its export is RUN/export/vae, normalised."""
     training, held_out = picture_sources(recipe.data, recipe.seed)
+    claim_data(run, data_identity(recipe.data))
     model = Autoencoder.new(recipe.model, seed=recipe.seed)
     objective = AutoencoderObjective(model, recipe.objective)
     validate = HeldOutValidation(objective, held_out, recipe.seed)
+    shown = torch.cat(list(_images(held_out, SHOWN_PICTURES)))
+    hooks = Hooks(validate=validate, observers=(ReconstructionGrid(model, shown),))
 
     def finish(run: Run) -> Mapping[str, Any]:
         mean, std = measure_latent_statistics(model, _images(training, STATISTICS_PICTURES))
@@ -34,7 +40,7 @@ def autoencoder_job(recipe: AutoencoderRecipe, run: Run, progress: Progress) -> 
         model.save(run.export / "vae")
         return {"shift_factor": mean, "scaling_factor": 1 / std}
 
-    return Job(objective=objective, source=training, hooks=Hooks(validate=validate), finish=finish)
+    return Job(objective=objective, source=training, hooks=hooks, finish=finish)
 
 
 def _images(source: PictureSource, num: int) -> Iterator[Tensor]:

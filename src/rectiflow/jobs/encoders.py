@@ -10,7 +10,7 @@ from rectiflow.encoders.image import ImageEncoder
 from rectiflow.encoders.pretraining import EncodersInTraining
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.jobs.job import Job, Progress
-from rectiflow.jobs.records import picture_sources
+from rectiflow.jobs.records import claim_data, data_identity, picture_sources
 from rectiflow.runs import Run
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.encoders import EncodersObjective
@@ -29,6 +29,7 @@ def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
             f"a batch, got {recipe.training.num_microbatches}"
         )
     training, held_out = picture_sources(recipe.data, recipe.seed)
+    claim_data(run, data_identity(recipe.data))
     text = TextEncoders.new(recipe.model, corpus(recipe.data), seed=recipe.seed)
     image = ImageEncoder.new(recipe.model, recipe.data.size_px, seed=recipe.seed + 1)
     model = EncodersInTraining(text, image, seed=recipe.seed + 2)

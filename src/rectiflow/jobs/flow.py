@@ -19,6 +19,7 @@ from rectiflow.encoders.text import TextEncoders, TextStates
 from rectiflow.flow.formulations import formulation
 from rectiflow.jobs.grids import PictureGrid, grid_prompts
 from rectiflow.jobs.job import Job, Progress
+from rectiflow.jobs.records import claim_data, data_identity, scenes_of
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.preparation.encode import Encoders
 from rectiflow.preparation.prepare import summary
@@ -82,6 +83,7 @@ def _prepare(
     device = resolve_device(recipe.training.device)
     encoders = Encoders(autoencoder.to(device), text.to(device), device)
     folder = store_folder(recipe, run, encoders)
+    claim_data(run, json_hash([data_identity(data), dataclasses.asdict(encoders.stamp())]))
 
     def report(done: int, total: int) -> None:
         progress("encoding", done, total, {})
@@ -126,6 +128,7 @@ def store_folder(recipe: FlowRecipe, run: Run, encoders: Encoders) -> Path:
     data.pop("synthetic_fraction", None)  # enters when captions are chosen, not encoded
     stamp = dataclasses.asdict(encoders.stamp())
     if isinstance(recipe.data, ScenesData):
+        data["scenes"] = scenes_of(recipe.data).description()
         name = f"scenes-{recipe.data.num_scenes}"
     else:
         data["files"] = FolderRecords(recipe.data.path, recipe.data.size_px).description()

@@ -1,9 +1,13 @@
-"""Pictures drawn while a flow trains: the same prompts and noises every time."""
+"""Pictures that show how a model trains: the same prompts and noises, or pictures, every time."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, TruncationWarning
@@ -11,12 +15,14 @@ from rectiflow.flow.formulations import formulation
 from rectiflow.nn.kernels import no_autocast
 from rectiflow.nn.mmdit import MMDiT
 from rectiflow.preparation.prepared import Prepared
-from rectiflow.sampling.images import contact_sheet, save_png
+from rectiflow.sampling.images import contact_sheet, save_png, to_bytes
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.training.recipe import FlowRecipe
 from rectiflow.training.settings import ScenesData
 from rectiflow.training.state import TrainState
+
+SHOWN_PX = 128  # side of a picture on a sheet, at least
 
 SCENES_PROMPTS = (
     "a red circle",
@@ -87,14 +93,42 @@ class PictureGrid:
             # The captions of own pictures are as long as they are; preparation told what was cut.
             warnings.simplefilter("ignore", TruncationWarning)
             drawn = pipeline.draw(self._prompts, keys, options)
-        side = max(128, self._recipe.data.size_px)
-        pictures = [
-            Image.fromarray(p).resize((side, side), Image.Resampling.NEAREST) for p in drawn
-        ]
-        state.run.samples.mkdir(exist_ok=True)
-        sheet = contact_sheet(pictures, captions=self._prompts)
-        save_png(sheet, state.run.samples / f"step-{state.step:08d}.png")
+        sheet = contact_sheet([_enlarged(picture) for picture in drawn], captions=self._prompts)
+        _write(sheet, state)
         return {}
+
+
+class ReconstructionGrid:
+    """An observer of the loop: held-out pictures beside their way through the autoencoder.
+
+    Args:
+        model: What is trained; its present weights are replaced by their average meanwhile.
+        images: Held-out pictures in [-1, 1].
+    """
+
+    def __init__(self, model: Autoencoder, images: Float[Tensor, "batch 3 height width"]) -> None:
+        self._model, self._images = model, images
+
+    @torch.no_grad()
+    def __call__(self, state: TrainState) -> Mapping[str, float]:
+        """Write `step-00001000.png`, each picture and its reconstruction in turn; logs nothing."""
+        device = next(self._model.parameters()).device
+        with no_autocast(device), state.ema.applied():
+            decoded = self._model.decode(self._model.encode(self._images.to(device)))
+        pairs = zip(to_bytes(self._images), to_bytes(decoded), strict=True)
+        pictures = [_enlarged(picture) for pair in pairs for picture in pair]
+        _write(contact_sheet(pictures, columns=8), state)
+        return {}
+
+
+def _enlarged(picture: np.ndarray) -> Image.Image:
+    side = max(SHOWN_PX, len(picture))
+    return Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+
+
+def _write(sheet: Image.Image, state: TrainState) -> None:
+    state.run.samples.mkdir(exist_ok=True)
+    save_png(sheet, state.run.samples / f"step-{state.step:08d}.png")
 
 
 def grid_prompts(recipe: FlowRecipe, prepared: Prepared) -> list[str]:

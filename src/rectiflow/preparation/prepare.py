@@ -119,6 +119,7 @@ def _blank_manifest(source: RecordSource, encoders: Encoders) -> Manifest:
 
 def _reopen(folder: Path, blank: Manifest) -> Store:
     store = Store.open(folder)
+    store.verify()  # hashing costs far less than the training that would read a flipped byte
     store.require_encoders(blank.encoders)
     names = ("parent", "size_px", "captions", "arrays")
     differ = [

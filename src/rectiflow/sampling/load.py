@@ -52,16 +52,16 @@ def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline
 
 def _load_run(run: Run, device: torch.device, precision: str) -> Pipeline:
     recipe = run.config()
-    needed = ("kind", "encoders", "model", "data", "objective")
-    if missing := [name for name in needed if name not in recipe]:
-        raise DataError(f"{run.config_path} is no recipe of a run: it lacks {missing[0]!r}")
-    if recipe["kind"] != "flow":
-        raise ValueError(f"{run.folder} trains {recipe['kind']}; only a flow run can draw")
+    if recipe.get("kind") != "flow":
+        raise ValueError(f"{run.folder} trains {recipe.get('kind')}; only a flow run can draw")
     file = averaged_weights(run)
-    encoders = load_encoders(recipe["encoders"])
-    shape = network_config(recipe["model"], recipe["data"]["size_px"], *encoders)
-    network = with_weights(shape, read_weights(file), file)
-    return _pipeline(network, encoders, run.config_path, device, precision)
+    try:
+        encoders = load_encoders(recipe["encoders"])
+        shape = network_config(recipe["model"], recipe["data"]["size_px"], *encoders)
+        network = with_weights(shape, read_weights(file), file)
+        return _pipeline(network, encoders, run.config_path, device, precision)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{run.config_path} is damaged: {error!r} while it was read") from error
 
 
 def averaged_weights(run: Run) -> Path:

@@ -30,7 +30,8 @@ class Pipeline:
     """A trained model ready to draw.
 
     Args:
-        network: Called as network(x, t, conditioning); its `config` has a `patch_size`.
+        network: Called as network(x, t, conditioning); its `config` has `patch_size` and
+            `table_side`, tokens along a side of the largest picture.
         autoencoder: Latents to pictures.
         text: Prompts to text states.
         formulation: What the network's output means; turns it into a velocity.

@@ -116,7 +116,7 @@ class _Loop:
     ) -> None:
         self.settings, self.folder, self.hooks = settings, run, hooks
         self.stepper = Stepper(objective, settings)
-        self.state = _starting_state(objective, settings, run, self.stepper.device)
+        self.state = _starting_state(objective, settings, run, self.stepper)
         self.batches = Batches(
             source, seed, settings.batch_size, settings.num_microbatches, settings.num_workers
         )
@@ -271,15 +271,15 @@ class _Loop:
 
 
 def _starting_state(
-    objective: Objective, settings: TrainingSettings, run: Run, device: torch.device
+    objective: Objective, settings: TrainingSettings, run: Run, stepper: Stepper
 ) -> TrainState:
     """The newest checkpoint, else the weights of `init_from`, else the model as it came."""
-    model = objective.model.to(device)
+    model = objective.model.to(stepper.device)
     newest = checkpoint.newest(run)
     if newest is None and settings.init_from is not None:
         load_initial(model, settings.init_from)
     optimizers = Optimizers(objective, settings)
-    state = TrainState(run, model, Ema(model, settings.ema_decay), optimizers)
+    state = TrainState(run, model, Ema(model, settings.ema_decay), optimizers, stepper.precision)
     if newest is not None:
         state.restore(checkpoint.load(newest))
     return state

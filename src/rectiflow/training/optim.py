@@ -1,4 +1,4 @@
-"""Optimizers: AdamW, or Muon for the matrices of the blocks and AdamW for all else."""
+"""Optimizers: AdamW, or Muon for the matrices of the blocks (not modulations) and AdamW else."""
 
 from collections.abc import Mapping
 

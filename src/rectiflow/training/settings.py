@@ -208,7 +208,8 @@ class TrainingSettings:
             clock is only a guard: at 1.5x it stops with a checkpoint.
         batch_size: Samples per optimizer step.
         num_microbatches: Parts a batch is split into to save memory (gradient accumulation).
-        optimizer: `muon` for the matrices of the blocks and AdamW for the rest, or `adamw` for all.
+        optimizer: `muon` for the matrices of the blocks (not their modulations) and AdamW for the
+            rest, or `adamw` for all.
         learning_rate: Peak rate of AdamW.
         muon_learning_rate: Peak rate of Muon, whose update has the RMS of AdamW's times
             this (`match_rms_adamw`).
@@ -227,7 +228,8 @@ class TrainingSettings:
         init_from: Run, bundle or safetensors file whose weights (averaged, if a run) are the start.
         log_every_steps: Cadence of the lines in metrics.jsonl.
         validate_every_steps: Cadence of the validation loss; 0 only at the end.
-        sample_every_steps: Cadence of picture grids; 0 only at the end.
+        sample_every_steps: Cadence of sheets of pictures, of a flow or an autoencoder; 0 only at
+            the end.
         checkpoint_every_steps: Cadence of checkpoints; 0 is off.
         checkpoint_every_minutes: The same by the clock; 0 is off.
         keep_checkpoints: Newest checkpoints that are kept.

@@ -20,6 +20,7 @@ class TrainState:
         model: The weights.
         ema: Their average.
         optimizers: The running averages of the optimizers.
+        precision: Of the matrix work, resolved: what "auto" came to where the run began.
         meter: Sums since the last line of metrics.
         step: Finished steps.
         elapsed_seconds: Time spent training in all processes so far.
@@ -29,6 +30,7 @@ class TrainState:
     model: nn.Module
     ema: Ema
     optimizers: Optimizers
+    precision: str = "fp32"
     meter: Meter = field(default_factory=Meter)
     step: int = 0
     elapsed_seconds: float = 0.0
@@ -40,11 +42,25 @@ class TrainState:
             "ema": self.ema.tensors,
             "optimizer": self.optimizers.state(),
         }
-        state = {"meter": self.meter.state(), "elapsed_seconds": self.elapsed_seconds}
+        state = {
+            "meter": self.meter.state(),
+            "elapsed_seconds": self.elapsed_seconds,
+            "precision": self.precision,
+        }
         return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint, in place."""
+        """Continue from a checkpoint, in place.
+
+        Raises:
+            ValueError: If the run began in another precision, as it may on another processor.
+        """
+        before = checkpoint.state["precision"]
+        if before != self.precision:
+            raise ValueError(
+                f"{self.run.folder} began in {before} and this machine would go on in "
+                f"{self.precision}: resume it where training.precision comes to {before}"
+            )
         copy_into(named_tensors(self.model), checkpoint.tensors["model"], "the checkpoint")
         self.ema.load(checkpoint.tensors["ema"])
         self.optimizers.load(checkpoint.tensors["optimizer"])

@@ -6,8 +6,8 @@ meets the latent's grid in the same way in every cell, so a small network learns
 and spends its few minutes on what captions say: which, how many, of what colour, where. With sizes
 and places that varied by one pixel the same training came a third less far (docs/benchmarks.md).
 
-All lengths are whole numbers of 1/256 of the side: at 64 px that is the grid of the renderer's
-samples, so scenes are drawn exactly there.
+Places and sizes of objects are whole numbers of 1/256 of the side: at 64 px that is the grid of
+the renderer's samples, so they are drawn exactly there.
 """
 
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def place(groups: list[Group], relation: str | None, dice: Dice) -> tuple[Thing,
     things = []
     for group in groups:
         for _ in range(group.count):
-            x, y = (CELL_CENTERS[place] / UNIT for place in cells.pop())
+            x, y = (CELL_CENTERS[i] / UNIT for i in cells.pop())
             things.append(Thing(group.shape, group.color, x, y, RADIUS / UNIT))
     return tuple(things)
 

@@ -12,7 +12,7 @@ from rectiflow.data.scenes.palette import BACKGROUND, PALETTE
 from rectiflow.data.scenes.scene import Scene, Thing
 from rectiflow.data.scenes.shapes import SAMPLES_PER_PIXEL, shape_coverage
 
-MIN_SIZE_PX: Final = 32  # where the smallest radius is 3 px
+MIN_SIZE_PX: Final = 32  # where a radius is 3.6 px
 
 
 def render(scene: Scene, size_px: int = 64) -> UInt8[np.ndarray, "h w 3"]:
@@ -27,7 +27,7 @@ def render(scene: Scene, size_px: int = 64) -> UInt8[np.ndarray, "h w 3"]:
         the object covers of them.
 
     Raises:
-        ValueError: If the picture would be too small to show its smallest shapes.
+        ValueError: If the picture would be too small to show its shapes.
     """
     if size_px < MIN_SIZE_PX:
         raise ValueError(f"size_px must be >= {MIN_SIZE_PX}, got {size_px}")

@@ -26,7 +26,8 @@ class EncodersObjective(Objective):
     The pooled vectors are also asked which words their caption holds. The contrast alone keeps what
     tells the captions of one batch apart, a few of a small batch, and drops the rest; a network
     reads the pooled vector in every block, and learned faster the more words it held. Softmax over
-    the vocabulary with equal shares of the caption's words, as in SuperClass (arXiv 2411.03313).
+    the vocabulary with equal shares of the caption's words: SuperClass (arXiv 2411.03313) without
+    its weights of rare words.
 
     Args:
         model: The encoders and the heads of their training.
