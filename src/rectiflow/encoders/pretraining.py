@@ -82,8 +82,8 @@ class EncodersInTraining(nn.Module):
         pooled_l = self.text.clip_l(input_ids=ids_l).text_embeds
         pooled_g = self.text.clip_g(input_ids=ids_g).text_embeds
         vectors = (pooled_l, pooled_g, self.bridge(vision), vision)
-        units = (functional.normalize(vector.float(), dim=-1) for vector in vectors)
-        return Towers(*units, pooled_l, pooled_g)
+        units = [functional.normalize(vector.float(), dim=-1) for vector in vectors]
+        return Towers(*units, pooled_l=pooled_l, pooled_g=pooled_g)
 
     def words(self, towers: Towers) -> Float[Tensor, "two batch vocabulary"]:
         """Logits of the T5 tokens of a caption, from either pooled vector alone."""
