@@ -152,6 +152,7 @@ class EncodersLoss:
         hidden_fraction: Share of a caption's tokens that are hidden from T5 (15 % as in
             arXiv:1910.10683, Section 3.1.4).
         denoising_weight: Weight of T5's term.
+        recall_weight: Weight of the CLIP states' telling the tokens before them.
         words_weight: Weight of the pooled vectors' telling the words of their caption.
     """
 
@@ -159,10 +160,12 @@ class EncodersLoss:
 
     hidden_fraction: float = 0.15
     denoising_weight: float = 1.0
+    recall_weight: float = 1.0
     words_weight: float = 1.0
 
     def __post_init__(self) -> None:
         _within("hidden_fraction", self.hidden_fraction, 0, 1)
+        _at_least("recall_weight", self.recall_weight, 0)
         _at_least("words_weight", self.words_weight, 0)
         _at_least("denoising_weight", self.denoising_weight, 0)
 

@@ -117,14 +117,14 @@ def test_words_of_a_caption_in_equal_shares_cost_nothing_and_others_their_margin
 
 
 def test_loss_is_the_sum_of_two_contrasts_and_the_weighted_other_terms():
-    made = objective(denoising_weight=0.25, words_weight=0.5)
+    made = objective(denoising_weight=0.25, words_weight=0.5, recall_weight=2.0)
     terms = made.loss(batch(), draws())
     extra = terms.extra
     expected = extra["clip_l"] + extra["clip_g"] + 0.25 * extra["denoising"]
-    expected = expected + 0.5 * extra["words"]
+    expected = expected + 0.5 * extra["words"] + 2.0 * extra["recall"]
     torch.testing.assert_close(terms.loss, expected)
     assert terms.loss.shape == (4,)
-    assert set(extra) == {"clip_l", "clip_g", "denoising", "words"}
+    assert set(extra) == {"clip_l", "clip_g", "denoising", "words", "recall"}
     ids_l, ids_g, _ = made.model.text.tokenize([c["caption"] for c in batch()["captions"]])
     towers = made.model.embed(batch()["image"], ids_l, ids_g)
     for vectors in (towers.text_l, towers.text_g, towers.image_l, towers.image_g):

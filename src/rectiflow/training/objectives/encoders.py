@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rectiflow.data.draws import Draws
-from rectiflow.encoders.pretraining import OFFSETS, EncodersInTraining
+from rectiflow.encoders.pretraining import OFFSETS, RECALLED, EncodersInTraining, Towers
 from rectiflow.training.objectives.base import Batch, Objective, Terms
 from rectiflow.training.settings import EncodersLoss
 
@@ -28,6 +28,11 @@ class EncodersObjective(Objective):
     reads the pooled vector in every block, and learned faster the more words it held. Softmax over
     the vocabulary with equal shares of the caption's words: SuperClass (arXiv 2411.03313) without
     its weights of rare words.
+
+    Nothing in the contrast asks for the order of words either: of captions alone, bags of words are
+    as easily told apart (arXiv 2210.01936), and a network could not bind a colour to its shape by
+    the CLIP states. So each of them has to tell the tokens before it, as CoCa's text decoder does
+    beside its contrast (arXiv 2205.01917).
 
     Args:
         model: The encoders and the heads of their training.
@@ -59,11 +64,22 @@ class EncodersObjective(Objective):
             "denoising": denoising_loss(
                 self.model.restore(ids_t5, hidden), ids_t5, self._padding_id
             ),
+            "recall": self._recall(towers, ids_l, ids_g),
             "words": words_loss(self.model.words(towers), ids_t5, self._padding_id),
         }
         total = extra["clip_l"] + extra["clip_g"] + self.settings.words_weight * extra["words"]
         total = total + self.settings.denoising_weight * extra["denoising"]
+        total = total + self.settings.recall_weight * extra["recall"]
         return Terms(total, None, {name: term.detach() for name, term in extra.items()})
+
+    def _recall(self, towers: Towers, *ids: Int[Tensor, "batch tokens"]) -> Tensor:
+        """Mean over the two CLIP encoders."""
+        models = self.model.text.models[:2]
+        losses = [
+            denoising_loss(logits, each, model.config.pad_token_id, RECALLED)
+            for logits, each, model in zip(self.model.recall(towers), ids, models, strict=True)
+        ]
+        return (losses[0] + losses[1]) / 2
 
     @property
     def _padding_id(self) -> int:
@@ -113,11 +129,12 @@ def denoising_loss(
     logits: Float[Tensor, "batch tokens offsets vocabulary"],
     ids: Int[Tensor, "batch tokens"],
     padding_id: int,
+    offsets: Sequence[int] = OFFSETS,
 ) -> Float[Tensor, " batch"]:
-    """Mean cross-entropy of the tokens at `OFFSETS` of every place within the caption."""
+    """Mean cross-entropy of the tokens at `offsets` of every place within the caption."""
     ignored = -100
     places = torch.arange(ids.shape[1], device=ids.device)[:, None]
-    around = places + torch.tensor(OFFSETS, device=ids.device)  # (tokens, offsets)
+    around = places + torch.tensor(tuple(offsets), device=ids.device)  # (tokens, offsets)
     inside = (around >= 0) & (around < ids.shape[1])
     targets = ids[:, around.clamp(0, ids.shape[1] - 1)]
     is_text = ids != padding_id
