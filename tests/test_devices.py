@@ -1,7 +1,11 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from rectiflow.devices import resolve_device, resolve_precision
+from rectiflow.devices import keep_freed_memory, resolve_device, resolve_precision
 
 
 def test_auto_takes_the_fastest_kind_that_is_there(monkeypatch):
@@ -39,3 +43,23 @@ def test_an_older_torch_that_cannot_tell_computes_in_fp32(monkeypatch):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, got 'fp16'"):
         resolve_precision("fp16", torch.device("cpu"))
+
+
+def test_freed_memory_is_kept_where_glibc_is_and_nothing_happens_elsewhere(monkeypatch):
+    if platform.libc_ver()[0] == "glibc":
+        code = (
+            "import resource, torch\n"
+            "from rectiflow.devices import keep_freed_memory\n"
+            "def faults():\n"
+            "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+            "    for _ in range(50): torch.ones(2**20)\n"
+            "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+            "first = faults(); assert keep_freed_memory(); faults(); print(first, faults())"
+        )
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        before, after = map(int, told.stdout.split())
+        assert after < 100  # a fraction of one tensor's 1024 pages
+        assert after <= before
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()

@@ -1,8 +1,13 @@
 """Which device computes, and in which precision. Imports torch and nothing of ours."""
 
+import ctypes
+import platform
+
 import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def resolve_device(name: str) -> torch.device:
@@ -49,3 +54,20 @@ def _cpu_multiplies_bf16() -> bool:
     # Releases of torch without this function say nothing of the processor; fp32 is then safe.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory of freed tensors for the next ones of this process.
+
+    By default it hands every large block back to the system at once, and each training step on a
+    CPU then pays a page fault per 4 KiB for the same blocks as the step before
+    (docs/benchmarks.md).
+
+    Returns:
+        Whether the C library is glibc and took the two settings.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # The first is the largest that glibc takes; to set either ends their adapting by themselves.
+    return bool(mallopt(_M_MMAP_THRESHOLD, 32 << 20) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))

@@ -252,6 +252,12 @@ def test_an_unknown_formulation_is_refused_before_anything_is_encoded(is_dry, ru
     assert not (tmp_path / "stores").exists()
 
 
+def test_a_bundle_cannot_start_encoders(tmp_path):
+    settings = [*ENCODERS, "training.init_from=scenes-tiny"]
+    with pytest.raises(ValueError, match="a bundle cannot start encoders"):
+        run_training("encoders-tiny", settings, tmp_path / "run", False, silent)
+
+
 def test_microbatches_of_a_contrast_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"num_microbatches must be 1 for encoders"):
         run_training(

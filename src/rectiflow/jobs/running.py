@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rectiflow.devices import keep_freed_memory, resolve_device
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.runs import Run, write_json
 from rectiflow.sampling.bundle import MANIFEST, packaged_bundles, packaged_names, verify
@@ -46,7 +47,7 @@ def run_training(
         return plan(recipe, folder)
     run = Run(folder)
     claim(run, recipe)
-    settings = _with_start(recipe.training, run)
+    settings = _with_start(recipe, run)
     job = _job(recipe, run, progress)
     result = _train(job, settings, recipe.seed, run, progress)
     if result.status == "finished":
@@ -54,11 +55,12 @@ def run_training(
     return _summary(result, run)
 
 
-def _with_start(settings: TrainingSettings, run: Run) -> TrainingSettings:
-    """The settings with `init_from` as a path that is there, a bundle verified.
+def _with_start(recipe: Recipe, run: Run) -> TrainingSettings:
+    """The settings of training with `init_from` as a path that is there, a bundle verified.
 
     A begun run no longer needs where it started from.
     """
+    settings = recipe.training
     name = settings.init_from
     if name is None or checkpoint.newest(run) is not None:
         return settings
@@ -66,6 +68,11 @@ def _with_start(settings: TrainingSettings, run: Run) -> TrainingSettings:
     if not place.exists():
         raise FileNotFoundError(f"training.init_from: no run, bundle or file at {place}")
     if (place / MANIFEST).is_file():
+        if recipe.kind == "encoders":
+            raise ValueError(
+                "training.init_from: a bundle cannot start encoders, whose heads of training it "
+                f"lacks; give a run of kind encoders, got {name}"
+            )
         verify(place)
     return dataclasses.replace(settings, init_from=str(place))
 
@@ -90,6 +97,8 @@ def _train(job: Job, settings: TrainingSettings, seed: int, run: Run, progress: 
         shown = ("loss", "val_loss_ema", "samples_per_second")
         progress("training", step, num_steps, {k: metrics[k] for k in shown if k in metrics})
 
+    if resolve_device(settings.device).type == "cpu":
+        keep_freed_memory()
     hooks = dataclasses.replace(job.hooks, on_progress=on_step)
     return train(
         job.objective,
