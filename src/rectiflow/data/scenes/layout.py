@@ -4,7 +4,7 @@ Objects sit in the middle of different cells of a 3 x 3 grid. Cells are 1/4 of t
 3/8 apart: at 64 px, 2 x 2 positions of a latent of factor 8, with one between them. An object
 meets the latent's grid in the same way in every cell, so a small network learns each shape once
 and spends its few minutes on what captions say: which, how many, of what colour, where. With sizes
-and places that varied by one pixel the same training came a third less far (docs/benchmarks.md).
+and places that varied by one pixel its loss was a third higher (docs/benchmarks.md).
 
 Places and sizes of objects are whole numbers of 1/256 of the side: at 64 px that is the grid of
 the renderer's samples, so they are drawn exactly there.
