@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rectiflow.nn import kernels
 from rectiflow.nn.attention import (
@@ -13,15 +13,31 @@ from rectiflow.nn.attention import (
     plain_join_heads,
 )
 
+# Parts of every stream: text that attends, text that is only attended to, three weight sets, alone.
+STREAMS = {
+    "text and image": (3, 3),
+    "last text and image": (2, 3),
+    "two texts and image": (3, 3, 3),
+    "two last texts and image": (2, 2, 3),
+    "image alone": (3,),
+}
+LENGTHS = (4, 2, 5)  # CLIP, T5 and image tokens
+every_case = pytest.mark.parametrize("parts", STREAMS.values(), ids=STREAMS)
 
-def streams(parts: int, dtype=torch.float64, batch: int = 3) -> list[torch.Tensor]:
+
+def streams(parts: tuple[int, ...], batch: int = 3) -> tuple[list[Tensor], list[Tensor]]:
+    """Projections and scales of every stream, in float64; the last has the image's length."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(batch, 4, parts, 2, 8), (batch, 5, 3, 2, 8), (2, 8), (2, 8)]
-    made = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    return [x.to(dtype).requires_grad_() for x in made]
+    lengths = (*LENGTHS[: len(parts) - 1], LENGTHS[-1])
+    shapes = [(batch, n, num, 2, 8) for n, num in zip(lengths, parts, strict=True)]
+    made = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in [*shapes, *((2, 8) for _ in parts)]
+    ]
+    return made[: len(parts)], made[len(parts) :]
 
 
-def reference(context, image, context_scale, image_scale):
+def reference(projections, scales):
     """Softmax attention over the joined tokens, one step at a time."""
 
     def normed(x, scale, row):
@@ -29,41 +45,39 @@ def reference(context, image, context_scale, image_scale):
             return x
         return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * scale[row]
 
-    context, image = list(context.unbind(2)), list(image.unbind(2))
-    q = [normed(image[0], image_scale, 0)]
-    if len(context) == 3:
-        q.insert(0, normed(context.pop(0), context_scale, 0))
-    k = torch.cat([normed(context[0], context_scale, 1), normed(image[1], image_scale, 1)], dim=1)
-    v = torch.cat([context[1], image[2]], dim=1)
+    q, k, v = [], [], []
+    for x, scale in zip(projections, scales, strict=True):
+        if x.shape[2] == 3:
+            q.append(normed(x[:, :, 0], scale, 0))
+        k.append(normed(x[:, :, -2], scale, 1))
+        v.append(x[:, :, -1])
+    k, v = torch.cat(k, dim=1), torch.cat(v, dim=1)
     logits = torch.einsum("bqhw,bkhw->bhqk", torch.cat(q, dim=1), k) / k.shape[-1] ** 0.5
     return torch.einsum("bhqk,bkhw->bqhw", logits.softmax(-1), v).flatten(2)
 
 
 @pytest.mark.parametrize("has_norm", [True, False])
-@pytest.mark.parametrize("parts", [2, 3])
+@every_case
 def test_joint_attention_equals_a_reference(parts, has_norm):
-    context, image, *scales = streams(parts)
-    scales = scales if has_norm else [None, None]
-    texts, pixels = joint_attention(context, image, *scales)
-    expected = reference(context, image, *scales)
-    torch.testing.assert_close(pixels, expected[:, -5:])
-    if parts == 3:
-        torch.testing.assert_close(texts, expected[:, :4])
-    else:
-        assert texts is None
+    projections, scales = streams(parts)
+    scales = scales if has_norm else [None] * len(parts)
+    attended = joint_attention(projections, scales)
+    assert [x is None for x in attended] == [num == 2 for num in parts]
+    together = torch.cat([x for x in attended if x is not None], dim=1)
+    torch.testing.assert_close(together, reference(projections, scales))
 
 
 @pytest.mark.parametrize("has_norm", [True, False])
-@pytest.mark.parametrize("parts", [2, 3])
+@every_case
 @pytest.mark.parametrize("chunk", [1, 2**18])
 def test_joined_heads_and_their_gradients_equal_the_plain_form(parts, has_norm, chunk, monkeypatch):
     monkeypatch.setattr(kernels, "CHUNK", chunk)
-    inputs = streams(parts)
-    scales = inputs[2:] if has_norm else [None, None]
-    leaves = inputs if has_norm else inputs[:2]
+    projections, scales = streams(parts)
+    leaves = [*projections, *scales] if has_norm else projections
+    scales = scales if has_norm else [None] * len(parts)
     results = {}
     for form in (join_heads, plain_join_heads):
-        out = form(*inputs[:2], *scales)
+        out = form(projections, scales)
         weights = [torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape) for x in out]
         loss = sum((x * w).sum() for x, w in zip(out, weights, strict=True))
         results[form] = [*out, *torch.autograd.grad(loss, leaves)]
@@ -72,9 +86,9 @@ def test_joined_heads_and_their_gradients_equal_the_plain_form(parts, has_norm, 
 
 
 def test_normalised_queries_have_unit_mean_square_before_their_scale():
-    context, image, *_ = streams(3)
+    (context, image), _ = streams((3, 3))
     ones = torch.ones(2, 8, dtype=torch.float64)
-    q, k, v = join_heads(1000 * context, image, ones, ones)
+    q, k, v = join_heads([1000 * context, image], [ones, ones])
     for x in (q, k):
         torch.testing.assert_close(
             x.square().mean(-1), torch.ones(x.shape[:-1], dtype=x.dtype), rtol=1e-3, atol=1e-4

@@ -45,7 +45,7 @@ def test_a_fresh_network_is_the_zero_velocity_and_its_blocks_the_identity():
     assert not model(x, t, cond).any()
     context, image = torch.randn(3, 5, 32), torch.randn(3, 16, 32)
     for block in model.blocks:
-        after = block(context, image, torch.randn(3, 32))
+        after = block((context, image), torch.randn(3, 32))
         assert after[0].equal(context)
         assert after[1].equal(image)
 
@@ -188,7 +188,12 @@ def test_a_small_network_learns_a_few_pictures_by_heart():
     [
         ({"depth": 0}, "depth must be >= 1, got 0"),
         ({"latent_channels": -1}, "latent_channels must be >= 1, got -1"),
-        ({"head_width": 6}, "head_width must be a multiple of 4, got 6"),
+        ({"num_heads": 0}, "num_heads must be >= 1, got 0"),
+        ({"head_width": 5}, "the width must be a multiple of 4, got 10"),
+        ({"table_rows": 3}, "table_rows must be at least base_side, got 3 < 4"),
+        ({"dual_attention": (0, 2)}, r"blocks from 0 to 1, ascending, got \[0, 2\]"),
+        ({"dual_attention": (1, 0)}, r"blocks from 0 to 1, ascending, got \[1, 0\]"),
+        ({"num_weight_sets": 4}, "num_weight_sets must be 2 or 3, got 4"),
         ({"base_side": 9}, "table_side must be at least base_side, got 8 < 9"),
     ],
 )

@@ -1,8 +1,10 @@
-"""Joint attention of two token sequences, each projected with its own weights.
+"""Joint attention of several token sequences, each projected with its own weights.
 
 A stream hands over its projections as one tensor, (batch, tokens, parts, heads, head_width); the
 parts are queries, keys and values, or keys and values of a stream that is only attended to.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -28,50 +30,45 @@ class QKNorm(nn.Module):
 
 
 def joint_attention(
-    context: Float[Tensor, "batch texts parts heads head_width"],
-    image: Float[Tensor, "batch pixels 3 heads head_width"],
-    context_scale: Float[Tensor, "2 head_width"] | None,
-    image_scale: Float[Tensor, "2 head_width"] | None,
-) -> tuple[Float[Tensor, "batch texts width"] | None, Float[Tensor, "batch pixels width"]]:
-    """Every token attends to all tokens of both sequences (SD3, Fig. 2).
+    projections: Sequence[Float[Tensor, "batch _ _ heads head_width"]],
+    scales: Sequence[Float[Tensor, "2 head_width"] | None],
+) -> list[Float[Tensor, "batch _ width"] | None]:
+    """Every token attends to all tokens of all sequences (SD3, Fig. 2).
 
     Args:
-        context: Projections of the text; without queries, it is attended to but does not attend.
-        image: Projections of the image.
-        context_scale: Scales of the text's QK norm; None for no normalisation.
-        image_scale: Scales of the image's QK norm.
+        projections: One tensor per stream; without queries, a stream is attended to but does not
+            attend. One stream alone is self-attention.
+        scales: Per stream the scales of its QK norm; None for no normalisation.
 
     Returns:
-        Attended text tokens (None if they do not attend) and image tokens, heads side by side.
+        Attended tokens of every stream, heads side by side; None for one that does not attend.
     """
-    q, k, v = join_heads(context, image, context_scale, image_scale)
+    q, k, v = join_heads(projections, scales)
     out = attention(q, k, v).transpose(1, 2)
-    num_image = image.shape[1]
-    if out.shape[1] == num_image:
-        return None, out.flatten(2)
-    texts, pixels = out.split([out.shape[1] - num_image, num_image], dim=1)
-    return texts.flatten(2), pixels.flatten(2)
+    lengths = [x.shape[1] if x.shape[2] == 3 else 0 for x in projections]
+    pieces = zip(projections, out.split(lengths, dim=1), strict=True)
+    return [piece.flatten(2) if x.shape[2] == 3 else None for x, piece in pieces]
 
 
 def join_heads(
-    context: Tensor, image: Tensor, context_scale: Tensor | None, image_scale: Tensor | None
+    projections: Sequence[Tensor], scales: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of both streams, text before image.
+    """Queries, keys and values of all streams, one stream after the other.
 
     Queries and keys are first RMS-normalised per head in float32 and multiplied by their scale.
     Arguments as in `joint_attention`; each result is (batch, heads, tokens, head_width).
     """
-    if image.device.type != "cpu":
-        return plain_join_heads(context, image, context_scale, image_scale)
-    return _JoinHeads.apply(context, image, context_scale, image_scale)  # pyright: ignore
+    if projections[0].device.type != "cpu":
+        return plain_join_heads(projections, scales)
+    return _JoinHeads.apply(*projections, *scales)  # pyright: ignore
 
 
 def plain_join_heads(
-    context: Tensor, image: Tensor, context_scale: Tensor | None, image_scale: Tensor | None
+    projections: Sequence[Tensor], scales: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mathematics of `join_heads`."""
     joined: list[list[Tensor]] = [[], [], []]
-    for x, scale in ((context, context_scale), (image, image_scale)):
+    for x, scale in zip(projections, scales, strict=True):
         *attending, v = x.unbind(2)
         if scale is not None:
             rows = scale[-len(attending) :]
@@ -87,28 +84,34 @@ def plain_join_heads(
 
 
 class _JoinHeads(torch.autograd.Function):
+    """Takes the projections of the streams, then their scales."""
+
     @staticmethod
-    def forward(ctx, context, image, context_scale, image_scale):
+    def forward(ctx, *inputs):
+        projections = inputs[: len(inputs) // 2]
         joined = []
         for part in range(3):
-            length = image.shape[1] + (context.shape[1] if part >= 3 - context.shape[2] else 0)
-            joined.append(image.new_empty(image.shape[0], image.shape[3], length, image.shape[4]))
+            length = sum(x.shape[1] for x in projections if part >= 3 - x.shape[2])
+            batch, _, _, heads, width = projections[0].shape
+            joined.append(projections[0].new_empty(batch, heads, length, width))
         inverses = []
-        for x, scale, places in _streams(context, image, context_scale, image_scale, joined):
+        for x, scale, places in _streams(inputs, joined):
             if scale is not None:
                 inverses.append(_normalize(places, x, scale))
                 places, x = places[-1:], x[:, :, -1:]
             for place, part in zip(places, x.unbind(2), strict=True):
                 place.copy_(part)
-        ctx.save_for_backward(context, image, context_scale, image_scale, *inverses)
+        ctx.num_inputs = len(inputs)
+        ctx.save_for_backward(*inputs, *inverses)
         return tuple(joined)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *joined):  # pyright: ignore[reportIncompatibleMethodOverride]
-        context, image, context_scale, image_scale, *inverses = ctx.saved_tensors
+        inputs = ctx.saved_tensors[: ctx.num_inputs]
+        inverses = list(ctx.saved_tensors[ctx.num_inputs :])
         grads, scale_grads = [], []
-        for x, scale, pieces in _streams(context, image, context_scale, image_scale, joined):
+        for x, scale, pieces in _streams(inputs, joined):
             grad, scale_grad = torch.empty_like(x), None
             places = grad
             if scale is not None:
@@ -121,15 +124,20 @@ class _JoinHeads(torch.autograd.Function):
         return *grads, *scale_grads
 
 
-def _streams(context, image, context_scale, image_scale, joined):
+def _streams(inputs, joined):
     """Per stream: its projections, its scale, and its places in the joined tensors, one per part.
 
     A place has the layout of a part: (batch, tokens, heads, head_width).
     """
-    num_image = image.shape[1]
+    projections, scales = inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]
     views = [x.transpose(1, 2) for x in joined]
-    yield context, context_scale, [x[:, :-num_image] for x in views[3 - context.shape[2] :]]
-    yield image, image_scale, [x[:, -num_image:] for x in views]
+    starts = [0, 0, 0]
+    for x, scale in zip(projections, scales, strict=True):
+        places = []
+        for part in range(3 - x.shape[2], 3):
+            places.append(views[part].narrow(1, starts[part], x.shape[1]))
+            starts[part] += x.shape[1]
+        yield x, scale, places
 
 
 def _normalize(places: list[Tensor], x: Tensor, scale: Tensor) -> Tensor:

@@ -58,30 +58,22 @@ def unpatchify(
 
 
 class PositionTable(nn.Module):
-    """Sine-cosine positions of a square of tokens, cropped around its centre to the picture.
+    """Positions of the tokens of the largest picture, cropped around their centre to a picture.
 
-    Position i of a table of N has the coordinate (i - (N - s) / 2) * 16 / s, so that the central
-    s x s tokens, a square picture of the base size, span 0 to 16 whatever s and N (SD3, C.2; the
-    released models have s = 64 and N = 192 or 384). The first half of the channels encodes the
-    horizontal coordinate, the second the vertical one; each half holds sines, then cosines.
-
-    The table is part of the checkpoint, as in the released files.
+    The table, `position_table`, is part of the checkpoint, as in the released files.
 
     Args:
         width: Channels, a multiple of 4.
-        base_side: Tokens per side at the base size (s).
-        table_side: Tokens per side of the table (N), the largest picture.
+        base_side: Tokens per side at the base size.
+        rows: Tokens of the tallest picture.
+        columns: Tokens of the widest picture.
     """
 
-    table: Tensor  # (table_side, table_side, width), float32
+    table: Tensor  # (rows, columns, width), float32
 
-    def __init__(self, width: int, base_side: int, table_side: int) -> None:
+    def __init__(self, width: int, base_side: int, rows: int, columns: int) -> None:
         super().__init__()
-        index = torch.arange(table_side, dtype=torch.float64)
-        axis = _sines_and_cosines((index - (table_side - base_side) / 2) * 16 / base_side, width)
-        shape = (table_side, table_side, width // 2)
-        table = torch.cat([axis[None].expand(shape), axis[:, None].expand(shape)], dim=-1)
-        self.register_buffer("table", table)
+        self.register_buffer("table", position_table(width, base_side, rows, columns))
 
     def forward(self, rows: int, columns: int) -> Float[Tensor, "tokens width"]:
         """Positions of a picture of `rows` x `columns` tokens, row by row.
@@ -89,11 +81,38 @@ class PositionTable(nn.Module):
         Raises:
             ValueError: If the picture is larger than the table.
         """
-        side = self.table.shape[0]
-        if rows > side or columns > side:
-            raise ValueError(f"pictures may have {side}x{side} tokens, got {rows}x{columns}")
-        top, left = (side - rows) // 2, (side - columns) // 2
+        height, width, _ = self.table.shape
+        if rows > height or columns > width:
+            raise ValueError(f"pictures may have {height}x{width} tokens, got {rows}x{columns}")
+        top, left = (height - rows) // 2, (width - columns) // 2
         return self.table[top : top + rows, left : left + columns].flatten(0, 1)
+
+
+def position_table(
+    width: int, base_side: int, rows: int, columns: int
+) -> Float[Tensor, "{rows} {columns} {width}"]:
+    """Sine-cosine positions of a grid of tokens, in float32 (SD3, App. C.2).
+
+    Position i of an axis of N has the coordinate (i - (N - s) / 2) * 16 / s. So the central s x s
+    tokens, a square picture of the base size, span 0 to 16 whatever s and N: other sides are
+    interpolated, longer ones extend outward. The released models have s = 64 and N = 192 or 384.
+    The first half of the channels encodes the horizontal coordinate, the second the vertical one;
+    each half holds sines, then cosines.
+
+    Args:
+        width: Channels, a multiple of 4.
+        base_side: Tokens per side at the base size (s).
+        rows: Tokens of the vertical axis.
+        columns: Tokens of the horizontal axis.
+    """
+    down, across = (
+        _sines_and_cosines(
+            (torch.arange(num, dtype=torch.float64) - (num - base_side) / 2) * 16 / base_side, width
+        )
+        for num in (rows, columns)
+    )
+    shape = (rows, columns, width // 2)
+    return torch.cat([across[None].expand(shape), down[:, None].expand(shape)], dim=-1)
 
 
 def _sines_and_cosines(coordinate: Tensor, width: int) -> Tensor:

@@ -41,16 +41,25 @@ def inverse_root_mean_square(x: Tensor, eps: float) -> Tensor:
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
-    """Layer norm of `x` without weights, times 1 + scale, plus shift; in float32 if `x` is.
+def layer_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm of the tokens `x` without weights; `eps` is added to the variance."""
+    return nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+def steer(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Normalised tokens times 1 + scale, plus shift; in float32 if they are.
 
     Args:
-        x: Tokens, shape (batch, tokens, width).
+        normed: Shape (batch, tokens, width).
         shift: Shape (batch, 1, width).
         scale: Shape (batch, 1, width).
-        eps: Added to the variance.
     """
-    return torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+    return torch.addcmul(shift, normed, 1 + scale)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`steer` of the layer norm of `x`."""
+    return steer(layer_norm(x), shift, scale)
 
 
 def gelu(x: Tensor) -> Tensor:

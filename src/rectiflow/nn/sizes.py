@@ -9,7 +9,8 @@ def num_parameters(config: MMDiTConfig) -> int:
     h, patch = config.width, config.patch_size**2 * config.latent_channels
     norms = 2 * config.head_width if config.qk_norm else 0
     stream = 18 * h * h + 15 * h + norms  # modulation 6h, qkv 3h, out h, perceptron 4h + 4h
-    last_context = 5 * h * h + 5 * h + norms  # modulation 2h, qkv 3h
+    last_text = 5 * h * h + 5 * h + norms  # modulation 2h, qkv 3h
+    own_attention = 7 * h * h + 7 * h + norms  # modulation 3h, qkv 3h, out h
     embeddings = (
         _linear(patch, h)
         + _linear(config.context_width, h)
@@ -17,8 +18,10 @@ def num_parameters(config: MMDiTConfig) -> int:
         + _linear(config.pooled_width, h)
         + 2 * _linear(h, h)
     )
+    num_texts = config.num_weight_sets - 1
+    blocks = config.depth * stream + num_texts * ((config.depth - 1) * stream + last_text)
     final = _linear(h, 2 * h) + _linear(h, patch)
-    return embeddings + (2 * config.depth - 1) * stream + last_context + final
+    return embeddings + blocks + len(config.dual_attention) * own_attention + final
 
 
 def forward_flops(config: MMDiTConfig, height: int, width: int, num_text_tokens: int) -> int:
@@ -31,17 +34,19 @@ def forward_flops(config: MMDiTConfig, height: int, width: int, num_text_tokens:
         config: Shape of the network.
         height: Rows of the latent.
         width: Columns of the latent.
-        num_text_tokens: Tokens of the context.
+        num_text_tokens: Tokens of the context, whichever weights they meet.
     """
     h, patch = config.width, config.patch_size**2 * config.latent_channels
     pixels, texts = (height // config.patch_size) * (width // config.patch_size), num_text_tokens
-    tokens, depth = pixels + texts, config.depth
+    tokens, depth, duals = pixels + texts, config.depth, len(config.dual_attention)
+    streams = depth + (config.num_weight_sets - 1) * (depth - 1)  # but for the last of the texts
     vectors = (FREQUENCY_WIDTH + config.pooled_width + 2 * h) * h  # time and pooled text
-    vectors += (12 * depth - 4) * h * h + 2 * h * h  # modulation of the blocks and of the end
+    vectors += (6 * streams + 2 * (config.num_weight_sets - 1) + 3 * duals + 2) * h * h
     embeddings = pixels * patch * h + texts * config.context_width * h
-    image = 12 * pixels * depth * h * h  # qkv 3, out 1, perceptron 4 + 4
+    image = (12 * depth + 4 * duals) * pixels * h * h  # qkv 3, out 1, perceptron 4 + 4; qkv, out
     text = texts * (12 * (depth - 1) + 2) * h * h
-    attention = 2 * ((depth - 1) * tokens + pixels) * tokens * h  # logits, then their average
+    pairs = ((depth - 1) * tokens + pixels) * tokens + duals * pixels * pixels
+    attention = 2 * pairs * h  # logits, then their average
     return 2 * (vectors + embeddings + image + text + attention + pixels * h * patch)
 
 
