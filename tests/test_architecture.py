@@ -32,6 +32,7 @@ LEAVES = {
     "devices": set(),
     "machine": set(),
     "runs": {"errors"},
+    "sealing": {"errors", "runs"},
 }
 SIBLINGS = {("sampling", "interop")}
 LEAF_CLIENTS_ONLY = {"flow": {"torch", "numpy", "jaxtyping"}, "nn": {"torch", "numpy", "jaxtyping"}}

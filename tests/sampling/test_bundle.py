@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rectiflow.errors import DataError
-from rectiflow.sampling.bundle import assemble, packaged_bundles, packaged_names, seal, verify
+from rectiflow.sampling.bundle import assemble, packaged_bundles, packaged_names
+from rectiflow.sealing import own_checksum, seal, verify
 
 
 @pytest.fixture
@@ -68,9 +69,7 @@ def test_a_manifest_may_not_reach_outside_the_bundle(tmp_path, bundle):
     manifest = json.loads((bundle / "bundle.json").read_text())
     del manifest["manifest"]
     manifest["files"]["../secret"] = "0" * 64
-    from rectiflow.sampling.bundle import _own_checksum
-
-    manifest["manifest"] = _own_checksum(manifest)
+    manifest["manifest"] = own_checksum(manifest)
     (bundle / "bundle.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="outside the bundle"):
         verify(bundle)

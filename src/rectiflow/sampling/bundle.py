@@ -8,11 +8,9 @@ BUNDLE/vae/  text_encoder{,_2,_3}/  tokenizer{,_2,_3}/  image_encoder/
 A run's `export/` has the same form.
 """
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rectiflow.errors import DataError
-from rectiflow.runs import Run, read_json, write_json
+from rectiflow.runs import Run
+from rectiflow.sealing import MANIFEST, seal, sha256, verify
 
-MANIFEST = "bundle.json"
-FORMAT = "rectiflow-bundle-1"
 FROM_THE_RUN = ("config.json", "metrics.jsonl", "result.json")
 STORED_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -37,40 +33,6 @@ def packaged_bundles() -> Path:
 def packaged_names() -> list[str]:
     """Names of the bundles that ship with the package."""
     return sorted(manifest.parent.name for manifest in packaged_bundles().glob(f"*/{MANIFEST}"))
-
-
-def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `bundle.json`: `facts` and the checksum of every file in the folder."""
-    checksums = {name: sha256(folder / name) for name in _file_names(folder)}
-    manifest = {"format": FORMAT, **facts, "files": checksums}
-    write_json(folder / MANIFEST, {**manifest, "manifest": _own_checksum(manifest)})
-
-
-def verify(folder: Path) -> dict[str, Any]:
-    """Read `bundle.json` and compare every file with its checksum.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        FileNotFoundError: If the folder is not a bundle.
-        DataError: If a file is missing, or differs by as little as a bit.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-        raise DataError(f"{folder / MANIFEST} must be in format {FORMAT}")
-    if manifest.pop("manifest", None) != _own_checksum(manifest):
-        raise DataError(f"{folder / MANIFEST} is damaged: it differs from its own checksum")
-    for name, checksum in manifest["files"].items():
-        if not _is_inside(name):
-            raise DataError(f"{folder / MANIFEST} names a file outside the bundle: {name!r}")
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} is missing from the bundle; fetch it again")
-        if sha256(folder / name) != checksum:
-            raise DataError(f"{folder / name} is damaged: its checksum differs from {MANIFEST}")
-    return manifest
 
 
 def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
@@ -133,16 +95,6 @@ def _fill(folder: Path, run: Run, names: Iterable[str], stored_as: str) -> None:
     seal(folder, {**facts, "recipe_hash": sha256(folder / "config.json")})
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _own_checksum(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
 def _store_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
     weights = load_file(source)
     for name, tensor in weights.items():
@@ -151,14 +103,3 @@ def _store_weights(source: Path, target: Path, dtype: torch.dtype) -> None:
             if not torch.isfinite(weights[name]).all():
                 raise ValueError(f"{name} of {source} does not fit {dtype}; store as bf16 or fp32")
     save_file(weights, target, metadata={"format": "pt"})  # transformers looks for this entry
-
-
-def _file_names(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            yield path.relative_to(folder).as_posix()
-
-
-def _is_inside(name: str) -> bool:
-    parts = Path(name).parts
-    return not Path(name).is_absolute() and ".." not in parts

@@ -1,0 +1,1 @@
+"""Files of other systems: checkpoint layouts, key maps, shapes read as configurations."""

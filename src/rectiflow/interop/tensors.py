@@ -1,0 +1,144 @@
+"""Named tensors of one file or of several shards, read on demand, in a type that computes.
+
+8-bit tensors are widened to bfloat16. Files that store them with a scale (ComfyUI's: a marker
+`scaled_fp8`, and `NAME.scale_weight` beside `NAME.weight`) mean the product, which is formed in
+float32; a scale of the activations (`NAME.scale_input`) belongs to 8-bit arithmetic and is ignored.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rectiflow.errors import DataError
+from rectiflow.interop.tensor_file import TensorFile
+from rectiflow.runs import read_json
+
+MARKER, WEIGHT_SCALE, INPUT_SCALE = "scaled_fp8", ".scale_weight", ".scale_input"
+EIGHT_BIT = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+COMPUTABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
+COMPUTABLE |= {"BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Source:
+    file: TensorFile
+    name: str
+    scale: str | None = None  # of an 8-bit tensor, in the same file
+
+
+class Tensors:
+    """Tensors by name; nothing but headers is read before `read`.
+
+    Args:
+        sources: Where each lies.
+    """
+
+    def __init__(self, sources: Mapping[str, _Source]) -> None:
+        self._sources = dict(sources)
+
+    @classmethod
+    def of(cls, files: Sequence[TensorFile]) -> "Tensors":
+        """All tensors of some files.
+
+        Raises:
+            DataError: If two files hold a tensor of the same name.
+        """
+        sources: dict[str, _Source] = {}
+        for file in files:
+            for name in file.tensors:
+                if _belongs_to_a_weight(name, file.tensors):
+                    continue
+                if name in sources:
+                    raise DataError(f"{file.path} holds {name}, and so does another shard")
+                scale = name.removesuffix(".weight") + WEIGHT_SCALE
+                is_scaled = name.endswith(".weight") and scale in file.tensors
+                sources[name] = _Source(file, name, scale if is_scaled else None)
+        return cls(sources)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sources
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor."""
+        return {name: s.file.tensors[s.name].shape for name, s in self._sources.items()}
+
+    def file_of(self, name: str) -> Path:
+        """The file a tensor lies in."""
+        return self._sources[name].file.path
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type in which `read` gives a tensor.
+
+        Raises:
+            DataError: If it is stored as something that is no weight.
+        """
+        source = self._sources[name]
+        stored = source.file.tensors[source.name].dtype
+        if stored in EIGHT_BIT:
+            return torch.bfloat16
+        if stored not in COMPUTABLE:
+            raise DataError(f"{source.file.path}: {source.name} must hold weights, it is {stored}")
+        return COMPUTABLE[stored]
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """One tensor, or `rows` of its first axis.
+
+        Raises:
+            DataError: If it is stored as something that is no weight, or its file is damaged.
+        """
+        source, dtype = self._sources[name], self.dtype(name)
+        value = source.file.read(source.name, rows)
+        if source.scale is not None:
+            value = value.float() * source.file.read(source.scale).float()
+        return value.to(dtype)
+
+    def under(self, *prefixes: str) -> "Tensors":
+        """Those whose name begins with one of `prefixes`, of which the first to fit is removed."""
+        chosen = {}
+        for name, source in self._sources.items():
+            prefix = next((p for p in prefixes if name.startswith(p)), None)
+            if prefix is not None:
+                chosen[name.removeprefix(prefix)] = source
+        return Tensors(chosen)
+
+
+def sharded(index: Path) -> list[TensorFile]:
+    """The files that a shard index (`*.safetensors.index.json`) names, which lie beside it.
+
+    Raises:
+        FileNotFoundError: If one is missing.
+        DataError: If one is damaged, or holds other tensors than the index says.
+    """
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
+        raise DataError(f"{index} must map tensors to files in weight_map")
+    names = sorted(set(shards.values()))
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise DataError(f"{index} names a file outside its folder: {name!r}")
+    files = [TensorFile(index.parent / name) for name in names]
+    for file in files:
+        listed = {tensor for tensor, shard in shards.items() if shard == file.path.name}
+        if wrong := sorted(listed ^ file.tensors.keys()):
+            raise DataError(f"{file.path} does not hold what {index.name} says, first {wrong[0]}")
+    return files
+
+
+def _belongs_to_a_weight(name: str, names: Mapping[str, object]) -> bool:
+    """Whether a tensor is no weight, but tells how 8-bit weights are meant."""
+    if name.rpartition(".")[2] == MARKER:
+        return True
+    for suffix in (WEIGHT_SCALE, INPUT_SCALE):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) + ".weight" in names
+    return False
