@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rectiflow.conditioning import Conditioning, cat
-from rectiflow.flow.guidance import guided
-from rectiflow.flow.solvers import integrate
-from rectiflow.flow.times import time_grid
+from rectiflow.flow.guidance import SkipLayers, guided
+from rectiflow.flow.solvers import SOLVERS, integrate
+from rectiflow.flow.times import Window, steps_between, time_grid, window_of_steps
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 
 
@@ -79,3 +79,49 @@ def test_equal_texts_make_the_scale_irrelevant_through_a_whole_integration(netwo
     plain = integrate(guided(network, cond, cat(cond, cond), 1.0), start, time_grid(4))
     strong = integrate(guided(network, cond, cat(cond, cond), 9.0), start, time_grid(4))
     torch.testing.assert_close(strong, plain)
+
+
+def field(value):
+    """A velocity of one number, times the conditioning."""
+    return lambda x, t, c: value * c.view(-1, 1).expand_as(x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_skip_layer_guidance_is_added_to_the_guided_velocity_inside_its_window(scale):
+    """cfg_out + skip scale (cond - cond_skip), the reference's rule, whatever the scale."""
+    cond, uncond, t = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 1.5]), torch.tensor([0.3, 0.8])
+    skip = SkipLayers(field(0.5), scale=2.5, window=Window(0.5, 0.9))
+    both = torch.cat([cond, uncond])
+    velocity = guided(field(2.0), cond, both, scale, skip)(torch.zeros(2, 3), t)
+    plain = 2 * uncond + scale * (2 * cond - 2 * uncond)
+    expected = plain + torch.tensor([0.0, 2.5]) * (2 * cond - 0.5 * cond)
+    torch.testing.assert_close(velocity, expected.view(2, 1).expand(2, 3))
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "dpmpp_2m_snr", "heun"])
+def test_the_reference_window_of_50_steps_is_steps_1_to_9(name):
+    """0.01 < i / 50 < 0.20, strictly: a solver of one call per step skips at exactly these."""
+    times, seen = time_grid(50, 3.0, "sd3"), []
+
+    def without(x, t, c):
+        seen.append(t[0].item())
+        return torch.zeros_like(x)
+
+    window = window_of_steps(times, steps_between(50, 0.01, 0.20))
+    skip = SkipLayers(without, 2.5, window)
+    cond = torch.ones(1)
+    velocity = guided(field(1.0), cond, torch.cat([cond, cond]), 5.0, skip)
+    integrate(velocity, torch.ones(1, 1), times, SOLVERS[name])
+    starts = times[1:10].float()
+    expected = {"heun": starts.repeat_interleave(2)}.get(name, starts)
+    assert seen == expected.tolist()
+
+
+def test_the_blocks_are_left_out_of_the_conditional_half_alone():
+    seen = []
+    skip = SkipLayers(lambda x, t, c: seen.append((x, c)) or x, 1.0, Window(0.0, 1.0))
+    cond, x = torch.tensor([3.0, 4.0]), torch.rand(2, 3)
+    guided(field(1.0), cond, torch.cat([cond, 0 * cond]), 7.0, skip)(x, torch.tensor([0.5, 0.6]))
+    assert len(seen) == 1
+    assert seen[0][0].equal(x)
+    assert seen[0][1].equal(cond)

@@ -1,9 +1,10 @@
-"""Densities are the laws they name; grids run from noise to data and are shifted once."""
+"""Densities are the laws they name; grids run from noise to data and are shifted as they say."""
 
 import math
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from rectiflow.flow.paths import RectifiedFlow
 from rectiflow.flow.times import (
@@ -12,9 +13,13 @@ from rectiflow.flow.times import (
     LogitNormal,
     Mode,
     Uniform,
+    Window,
+    remaining_times,
     resolution_shift,
     shift_times,
+    steps_between,
     time_grid,
+    window_of_steps,
 )
 
 DENSITIES = [
@@ -116,6 +121,58 @@ def test_grid_starts_at_noise_ends_at_data_and_is_shifted_once():
     assert grid[14].item() == pytest.approx(0.75)  # 3 * 0.5 / (1 + 2 * 0.5)
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 28, 50])
+@pytest.mark.parametrize("shift", [1.0, 1.5, 3.0])
+def test_the_released_samplers_grid_is_that_of_diffusers(num_steps, shift):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(num_steps)
+    grid = time_grid(num_steps, shift, "sd3")
+    torch.testing.assert_close(grid, scheduler.sigmas.double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(grid[:-1] * 1000, scheduler.timesteps.double(), atol=1e-3, rtol=0)
+
+
+def test_the_released_samplers_grid_shifts_twice():
+    grid = time_grid(28, 3.0, "sd3")
+    assert (grid[0].item(), grid[-1].item()) == (1.0, 0.0)
+    once = 3 * 0.001 / (1 + 2 * 0.001)
+    assert once == pytest.approx(0.00299, abs=5e-6)
+    assert grid[-2].item() == pytest.approx(3 * once / (1 + 2 * once), rel=1e-12)
+    assert grid[-2].item() == pytest.approx(0.00893, abs=5e-6)
+    tenth = 1 - (1 - once) * 10 / 27  # even between 1 and the shifted smallest time
+    assert grid[10].item() == pytest.approx(3 * tenth / (1 + 2 * tenth), rel=1e-12)
+
+
+def test_a_picture_takes_the_end_of_the_grid():
+    grid = time_grid(28, 3.0, "sd3")
+    assert remaining_times(grid, 1.0).equal(grid)
+    assert remaining_times(grid, 0.6).equal(grid[11:])  # 28 - 16.8 = 11.2
+    assert remaining_times(grid, 0.5).equal(grid[14:])
+    assert remaining_times(grid, 1e-30).equal(grid[-2:])  # one step at least
+    for strength in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match=rf"strength must be in \(0, 1\], got {strength}"):
+            remaining_times(grid, strength)
+
+
+def test_steps_between_two_shares_are_strictly_between():
+    assert steps_between(50, 0.01, 0.20) == range(1, 10)  # not step 10, 10 / 50 = 0.20
+    assert steps_between(100, 0.01, 0.20) == range(2, 20)  # not step 1, 1 / 100 = 0.01
+    assert steps_between(28, 0.01, 0.20) == range(1, 6)
+    assert steps_between(10, 0.0, 1.0) == range(1, 10)
+    assert not steps_between(4, 0.01, 0.20)
+
+
+def test_a_window_holds_the_starts_of_its_steps_and_what_lies_within_them():
+    grid = time_grid(50, 3.0, "sd3")
+    window = window_of_steps(grid, range(1, 10))
+    starts = window.holds(grid[:-1].float())
+    assert starts.nonzero().flatten().tolist() == list(range(1, 10))
+    middles = window.holds(((grid[1:] + grid[:-1]) / 2).float())
+    assert middles.nonzero().flatten().tolist() == list(range(1, 10))
+    assert Window(0.1, 0.3).holds(torch.tensor([0.1, 0.2, 0.3])).tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="at least one step"):
+        window_of_steps(grid, range(0))
+
+
 def test_shift_at_1024_pixels():
     assert resolution_shift(num_image_tokens=4096, base_num_image_tokens=1024) == 2.0
 
@@ -130,6 +187,7 @@ def test_shift_at_1024_pixels():
         (lambda: Mode(MAX_MODE_SCALE + 1e-9), r"in \[-1, 1.7519\]"),
         (lambda: time_grid(0), r"num_steps must be >= 1, got 0"),
         (lambda: time_grid(1, shift=0.0), r"shift must be > 0, got 0.0"),
+        (lambda: time_grid(1, grid="karras"), r"grid must be one of .*uniform.*got 'karras'"),
     ],
 )
 def test_impossible_numbers_are_refused(make, message):

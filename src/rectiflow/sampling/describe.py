@@ -3,10 +3,8 @@
 import dataclasses
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rectiflow.flow.solvers import SOLVERS
 from rectiflow.nn.sizes import forward_flops, num_parameters
 from rectiflow.runs import Run
 from rectiflow.sampling.load import load
@@ -18,7 +16,7 @@ def describe(source: Source) -> dict[str, Any]:
     """Facts about a model that can draw, ready for JSON.
 
     `picture_flops` are those of the network for one picture with the model's own solver, steps and
-    guidance; text and autoencoder are not counted.
+    guidance; text and autoencoder are not counted, blocks that guidance leaves out are.
     """
     pipeline = load(source.folder)
     network: Any = pipeline.network
@@ -26,8 +24,6 @@ def describe(source: Source) -> dict[str, Any]:
     rows = pipeline.side_px // pipeline.autoencoder.factor
     num_text_tokens = sum(pipeline.text.segments)
     forward = forward_flops(shape, rows, rows, num_text_tokens)
-    halves = 1 if pipeline.options.guidance_scale == 1 else 2
-    calls = pipeline.options.num_steps * calls_per_step(pipeline.options.solver)
     return {
         "kind": source.kind,
         "folder": str(source.folder),
@@ -40,23 +36,10 @@ def describe(source: Source) -> dict[str, Any]:
         "num_image_tokens": (rows // shape.patch_size) ** 2,
         "num_text_tokens": num_text_tokens,
         "forward_flops": forward,
-        "picture_flops": calls * halves * forward,
+        "picture_flops": pipeline.options.network_calls * forward,
         "sampling": dataclasses.asdict(pipeline.options),
         "bytes": sum(path.stat().st_size for path in source.folder.rglob("*") if path.is_file()),
     }
-
-
-def calls_per_step(solver: str) -> int:
-    """How often one step of a solver asks the network."""
-    calls = 0
-
-    def count(x: Tensor, t: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return x
-
-    SOLVERS[solver](count, torch.ones(1), torch.ones(1), torch.zeros(1))
-    return calls
 
 
 def _parameters(pipeline: Pipeline, of_network: int) -> dict[str, int]:

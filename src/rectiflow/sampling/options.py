@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rectiflow.encoders.states import ENCODERS
 from rectiflow.flow.solvers import SOLVERS
+from rectiflow.flow.times import GRIDS, steps_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +18,25 @@ class SamplingOptions:
         num_steps: Steps of the solver, >= 1.
         guidance_scale: Classifier-free guidance; 1 is off.
         negative: What to steer away from; "" is the model's own unconditional text.
-        size: (width, height) in pixels; None is the size the model was trained at.
+        size: (width, height) in pixels; None is the size the model was trained at, or that of the
+            picture to start from.
         solver: A name in `rectiflow.flow.solvers.SOLVERS`.
-        shift: Moves the time grid towards noise; 1 is the uniform grid.
+        shift: Moves the time grid towards noise; 1 moves nothing.
+        grid: A name in `rectiflow.flow.times.GRIDS`: `uniform`, or `sd3`, in which the shift acts
+            twice, as in the released SD3 samplers.
+        skip_layers: Blocks that skip-layer guidance leaves out, counted from 0; none is off. The
+            reference's for SD3.5 Medium are 7, 8, 9.
+        skip_scale: Its strength, > 0.
+        skip_start: It acts at steps i, counted from 0 through those that are run, with
+            skip_start < i / num_steps < skip_end, both strict.
+        skip_end: See `skip_start`.
+        strength: Share of the steps that are run from a given picture, in (0, 1]; None is 0.6, or
+            1 with a mask.
         without: Text encoders to leave out, names in `rectiflow.encoders.states.ENCODERS`.
         batch_size: Pictures drawn at once.
 
     Raises:
-        ValueError: If a value is out of range.
+        ValueError: If a value is out of range, or skip-layer guidance would act at no step.
     """
 
     num_images_per_prompt: int = 1
@@ -35,6 +47,12 @@ class SamplingOptions:
     size: tuple[int, int] | None = None
     solver: str = "euler"
     shift: float = 1.0
+    grid: str = "uniform"
+    skip_layers: tuple[int, ...] = ()
+    skip_scale: float = 2.5
+    skip_start: float = 0.01
+    skip_end: float = 0.20
+    strength: float | None = None
     without: tuple[str, ...] = ()
     batch_size: int = 32
 
@@ -44,10 +62,49 @@ class SamplingOptions:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"shift must be > 0, got {self.shift}")
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {sorted(SOLVERS)}, got {self.solver!r}")
+        for name in ("shift", "skip_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        for name, known in (("solver", SOLVERS), ("grid", GRIDS)):
+            if getattr(self, name) not in known:
+                given = getattr(self, name)
+                raise ValueError(f"{name} must be one of {sorted(known)}, got {given!r}")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ValueError(f"strength must be in (0, 1], got {self.strength}")
         unknown = [name for name in self.without if name not in ENCODERS]
         if unknown:
             raise ValueError(f"without must name {', '.join(ENCODERS)}, got {unknown[0]!r}")
+        self._check_skipping()
+
+    @property
+    def skipping_steps(self) -> range:
+        """Steps of a whole grid at which skip-layer guidance acts."""
+        if not self.skip_layers:
+            return range(0)
+        return steps_between(self.num_steps, self.skip_start, self.skip_end)
+
+    @property
+    def network_calls(self) -> int:
+        """How often a picture drawn from noise asks the network, counting one per text.
+
+        Guidance asks for two texts, and skip-layer guidance once more at its steps.
+        """
+        texts = 1 if self.guidance_scale == 1 else 2
+        velocities = texts * self.num_steps + len(self.skipping_steps)
+        return SOLVERS[self.solver].calls_per_step * velocities
+
+    def _check_skipping(self) -> None:
+        layers = self.skip_layers
+        if any(layer < 0 for layer in layers) or len(set(layers)) < len(layers):
+            raise ValueError(f"skip_layers must be distinct and >= 0, got {layers}")
+        if not 0 <= self.skip_start < self.skip_end <= 1:
+            raise ValueError(
+                f"skip_start and skip_end must be 0 <= start < end <= 1, "
+                f"got {self.skip_start} and {self.skip_end}"
+            )
+        if layers and not self.skipping_steps:
+            raise ValueError(
+                f"skip_layers {layers} would have no effect: none of {self.num_steps} steps lies "
+                f"between {self.skip_start} and {self.skip_end} of them; raise skip_end, take more "
+                f"steps, or skip no layers"
+            )

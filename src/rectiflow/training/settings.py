@@ -79,29 +79,6 @@ class EncodersSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MMDiTSettings:
-    """The network; widths of latent and text follow from the encoders.
-
-    Args:
-        depth: The one dial of size: width 64 depth, heads depth.
-        patch_size: Latent pixels per side of an image token.
-        qk_norm: Whether queries and keys are normalised.
-        table_factor: Largest side that positions are made for, in units of the trained one.
-    """
-
-    __pydantic_config__ = STRICT
-
-    depth: int = 4
-    patch_size: int = 2
-    qk_norm: bool = True
-    table_factor: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "patch_size", "table_factor"):
-            _at_least(name, getattr(self, name), 1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class FlowSettings:
     """The objective of a flow.
 
@@ -187,7 +164,7 @@ class SamplingSettings:
     __pydantic_config__ = STRICT
 
     num_steps: int = 25
-    solver: Literal["euler", "midpoint", "heun"] = "euler"
+    solver: Literal["euler", "midpoint", "heun", "dpmpp_2m", "dpmpp_2m_snr"] = "euler"
     guidance_scale: float = 4.0
     shift: float = 1.0
     unconditional: Literal["zeros", "empty"] = "zeros"
