@@ -5,7 +5,8 @@ import torch
 
 from rectiflow.conditioning import Conditioning, cat
 from rectiflow.flow.formulations import formulation
-from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
+from rectiflow.nn.embeddings import position_table
+from rectiflow.nn.mmdit import MMDiT, MMDiTConfig, with_positions
 
 CONFIG = MMDiTConfig(
     depth=2,
@@ -17,6 +18,11 @@ CONFIG = MMDiTConfig(
     table_side=8,
     head_width=16,
 )
+
+VARIANTS = {
+    "MMDiT-X": {"dual_attention": (0, 1)},
+    "three weight sets": {"num_weight_sets": 3},
+}
 
 
 def awake(config: MMDiTConfig = CONFIG) -> MMDiT:
@@ -39,15 +45,16 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
 
 
-def test_a_fresh_network_is_the_zero_velocity_and_its_blocks_the_identity():
-    model = MMDiT(CONFIG)
+@pytest.mark.parametrize("variant", [{}, *VARIANTS.values()], ids=str)
+def test_a_fresh_network_is_the_zero_velocity_and_its_blocks_the_identity(variant):
+    model = MMDiT(dataclasses.replace(CONFIG, **variant))
     x, t, cond = inputs()
     assert not model(x, t, cond).any()
-    context, image = torch.randn(3, 5, 32), torch.randn(3, 16, 32)
+    num_texts = model.config.num_weight_sets - 1
+    tokens = [*(torch.randn(3, 5, 32) for _ in range(num_texts)), torch.randn(3, 16, 32)]
     for block in model.blocks:
-        after = block((context, image), torch.randn(3, 32))
-        assert after[0].equal(context)
-        assert after[1].equal(image)
+        for before, after in zip(tokens, block(tokens, torch.randn(3, 32)), strict=True):
+            assert after.equal(before)
 
 
 def test_initial_weights_follow_the_generator():
@@ -121,9 +128,10 @@ def test_weights_stored_in_bf16_run_without_autocast():
     assert relative(velocity, exact) < 0.05
 
 
+@pytest.mark.parametrize("variant", [{}, *VARIANTS.values()], ids=str)
 @pytest.mark.parametrize("autocast", [False, True])
-def test_every_parameter_learns_but_for_the_unused_queries_of_the_last_text(autocast):
-    model = awake()
+def test_every_parameter_learns_but_for_the_unused_queries_of_the_last_text(autocast, variant):
+    model = awake(dataclasses.replace(CONFIG, **variant))
     x, t, cond = inputs()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         velocity = model(x, t, cond)
@@ -133,9 +141,9 @@ def test_every_parameter_learns_but_for_the_unused_queries_of_the_last_text(auto
         assert parameter.grad.dtype == torch.float32, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
-    last = model.blocks[-1].context
-    assert not last.qkv.weight.grad[:32].any()
-    assert not last.qk_norm.scale.grad[0].any()
+    for last in model.blocks[-1].streams[:-1]:
+        assert not last.qkv.weight.grad[:32].any()
+        assert not last.qk_norm.scale.grad[0].any()
 
 
 def test_gradients_under_autocast_are_those_of_float32_but_for_rounding():
@@ -151,12 +159,101 @@ def test_gradients_under_autocast_are_those_of_float32_but_for_rounding():
 
 
 @pytest.mark.parametrize(
-    "change", [{"qk_norm": False}, {"base_side": 2}, {"head_width": 8}, {"depth": 1}], ids=str
+    "change",
+    [
+        {"qk_norm": False},
+        {"base_side": 2},
+        {"head_width": 8},
+        {"depth": 1},
+        {"num_heads": 1},
+        {"head_width": 8, "num_heads": 4},
+        {"dual_attention": (1,)},
+        {"num_weight_sets": 3},
+    ],
+    ids=str,
 )
 def test_settings_that_leave_the_interface_alone_change_the_velocity(change):
     x, t, cond = inputs()
     other = awake(dataclasses.replace(CONFIG, **change))
     assert relative(other(x, t, cond), awake()(x, t, cond)) > 1e-3
+
+
+def test_three_weight_sets_with_equal_weights_for_all_text_are_two():
+    two, three = awake(), MMDiT(dataclasses.replace(CONFIG, num_weight_sets=3))
+    weights = two.state_dict()
+    for name in [name for name in weights if ".context." in name]:
+        weights[name.replace(".context.", ".t5.")] = weights[name]
+    three.load_state_dict(weights)
+    arguments = inputs()
+    assert relative(three(*arguments), two(*arguments)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["context", "t5"])
+def test_of_three_weight_sets_each_meets_its_segment_only(kind):
+    """With no tokens in a segment, its weights have no say; the others still do."""
+    model = awake(dataclasses.replace(CONFIG, num_weight_sets=3))
+    x, t, cond = inputs()
+    segments = (5, 0) if kind == "context" else (0, 5)
+    cond = dataclasses.replace(cond, segments=segments)
+    model(x, t, cond).square().mean().backward()
+    for name, parameter in model.blocks.named_parameters():
+        assert parameter.grad is not None, name
+        if "context" in name or "t5" in name:
+            assert parameter.grad.any() == (kind in name), name
+
+
+def test_three_weight_sets_need_two_segments():
+    model = awake(dataclasses.replace(CONFIG, num_weight_sets=3))
+    x, t, cond = inputs()
+    with pytest.raises(ValueError, match=r"two segments, CLIP and T5 tokens, got \(5,\)"):
+        model(x, t, dataclasses.replace(cond, segments=(5,)))
+
+
+def test_skipped_blocks_are_left_out():
+    model, shorter = awake(), awake()
+    shorter.blocks = shorter.blocks[1:]
+    arguments = inputs()
+    skipped = model(*arguments, skip_blocks=(0,))
+    assert skipped.equal(shorter(*arguments))
+    assert relative(skipped, model(*arguments)) > 0.01
+    with pytest.raises(ValueError, match=r"blocks from 0 to 1, got \[1, 2\]"):
+        model(*arguments, skip_blocks={2, 1})
+
+
+def test_new_positions_keep_the_weights_and_follow_the_new_base_size():
+    model = awake()
+    larger = with_positions(model, base_side=8, table_side=12, table_rows=10)
+    assert (larger.config.base_side, larger.config.rows, larger.config.table_side) == (8, 10, 12)
+    assert larger.positions.table.equal(position_table(32, 8, 10, 12))
+    pairs = zip(larger.named_parameters(), model.named_parameters(), strict=True)
+    for (name, ours), (_, original) in pairs:
+        assert ours.data_ptr() == original.data_ptr(), name
+        assert ours.requires_grad
+    # Every other token of a square of the new base size lies where one of the old does.
+    wide = larger.positions(8, 8).view(8, 8, 32)[::2, ::2].flatten(0, 1)
+    torch.testing.assert_close(wide, model.positions(4, 4))
+    x, t, cond = inputs(height=18, width=24)
+    assert larger(x, t, cond).shape == x.shape
+    assert relative(larger(*inputs()), model(*inputs())) > 1e-3
+    assert with_positions(model, base_side=4, table_side=8)(*inputs()).equal(model(*inputs()))
+
+
+def test_positions_of_a_network_in_bf16_stay_in_bf16():
+    larger = with_positions(awake().bfloat16(), base_side=8, table_side=8)
+    assert larger.positions.table.dtype == torch.bfloat16
+
+
+def test_a_table_that_is_no_square_limits_rows_and_columns_apart():
+    model = awake(dataclasses.replace(CONFIG, table_rows=5))
+    assert model.config.max_latent_side == 10
+    assert model(*inputs(height=10, width=16)).shape[-2:] == (10, 16)
+    with pytest.raises(ValueError, match="may have 5x8 tokens, got 6x8"):
+        model(*inputs(height=12, width=16))
+
+
+def test_the_configuration_tells_what_latents_fit():
+    assert (CONFIG.latent_multiple, CONFIG.base_latent_side, CONFIG.max_latent_side) == (2, 8, 16)
+    assert CONFIG.takes_pooled
 
 
 def test_a_small_network_learns_a_few_pictures_by_heart():

@@ -111,9 +111,9 @@ class Stream(nn.Module):
         return self.out2(attended)
 
     def _heads(self, projected: Tokens) -> Projections:
-        batch, tokens, _ = projected.shape
-        heads = self.qkv.in_features // self.head_width
-        return projected.view(batch, tokens, -1, heads, self.head_width)
+        width = self.qkv.in_features
+        parts, heads = projected.shape[-1] // width, width // self.head_width
+        return projected.unflatten(-1, (parts, heads, self.head_width))
 
 
 class JointBlock(nn.Module):

@@ -94,8 +94,9 @@ def position_table(
     """Sine-cosine positions of a grid of tokens, in float32 (SD3, App. C.2).
 
     Position i of an axis of N has the coordinate (i - (N - s) / 2) * 16 / s. So the central s x s
-    tokens, a square picture of the base size, span 0 to 16 whatever s and N: other sides are
-    interpolated, longer ones extend outward. The released models have s = 64 and N = 192 or 384.
+    tokens, a square picture of the base size, span 0 to 16 whatever s and N (with N - s odd there
+    is no central square, and they lie half a token off): other base sizes are interpolated, longer
+    sides extend outward. The released models have s = 64 and N = 192 or 384.
     The first half of the channels encodes the horizontal coordinate, the second the vertical one;
     each half holds sines, then cosines.
 

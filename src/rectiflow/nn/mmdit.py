@@ -73,8 +73,6 @@ class MMDiTConfig:
                 raise ValueError(
                     f"{name} must be at least base_side, got {side} < {self.base_side}"
                 )
-        # JSON, in which configurations are kept, has lists only.
-        object.__setattr__(self, "dual_attention", tuple(self.dual_attention))
         if list(self.dual_attention) != sorted(set(self.dual_attention) & set(range(self.depth))):
             raise ValueError(
                 f"dual_attention must name blocks from 0 to {self.depth - 1}, ascending, "
