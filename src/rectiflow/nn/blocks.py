@@ -100,14 +100,15 @@ class Stream(nn.Module):
         x = torch.addcmul(x, gate, self.out(attended).to(x.dtype))
         if self.is_dual:
             shift2, scale2, gate2 = modulation[6:]
-            own = self._attend_to_itself(steer(normed, shift2, scale2))
+            own = self._attend_to_itself(normed, shift2, scale2)
             x = torch.addcmul(x, gate2, own.to(x.dtype))
         hidden = gelu(self.expand(modulate(x, shift, scale)))
         return torch.addcmul(x, mlp_gate, self.project(hidden).to(x.dtype))
 
-    def _attend_to_itself(self, x: Tokens) -> Tokens:
-        scale = None if self.qk_norm2 is None else self.qk_norm2.scale
-        (attended,) = joint_attention([self._heads(self.qkv2(x))], [scale])
+    def _attend_to_itself(self, normed: Tokens, shift: Tensor, scale: Tensor) -> Tokens:
+        qk_scale = None if self.qk_norm2 is None else self.qk_norm2.scale
+        projected = self._heads(self.qkv2(steer(normed, shift, scale)))
+        (attended,) = joint_attention([projected], [qk_scale])
         return self.out2(attended)
 
     def _heads(self, projected: Tokens) -> Projections:
@@ -161,11 +162,10 @@ class JointBlock(nn.Module):
         streams = self.streams
         vectors = [stream.modulation(activated) for stream in streams]
         normed = [layer_norm(x) for x in tokens]
-        projections = [
-            stream.project_in(y, *v[:2])
-            for stream, y, v in zip(streams, normed, vectors, strict=True)
-        ]
-        attended = joint_attention(projections, [stream.qk_scale for stream in streams])
+        attended = joint_attention(
+            [s.project_in(y, *v[:2]) for s, y, v in zip(streams, normed, vectors, strict=True)],
+            [stream.qk_scale for stream in streams],
+        )
         return [
             x if z is None else stream.finish(x, y, z, v)
             for stream, x, y, z, v in zip(streams, tokens, normed, attended, vectors, strict=True)
