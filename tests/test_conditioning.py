@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rectiflow.conditioning import Conditioning, cat
+from rectiflow.conditioning import Conditioning, cat, zeros_like
 
 
 def make(batch: int, start: float = 0.0, segments: tuple[int, ...] = (2, 1)) -> Conditioning:
@@ -38,6 +38,13 @@ def test_texts_of_different_layout_are_not_joined():
         cat(make(1), make(1, segments=(3,)))
     with pytest.raises(ValueError, match="at least one"):
         cat()
+
+
+def test_text_that_says_nothing_keeps_its_layout():
+    nothing = zeros_like(make(2))
+    assert not nothing.context.any()
+    assert not nothing.pooled.any()
+    assert (nothing.context.shape, nothing.segments) == (make(2).context.shape, make(2).segments)
 
 
 def test_segments_must_sum_to_the_tokens():

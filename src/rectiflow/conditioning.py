@@ -81,3 +81,9 @@ def cat(*parts: Conditioning) -> Conditioning:
         pooled=torch.cat([part.pooled for part in parts]),
         segments=parts[0].segments,
     )
+
+
+def zeros_like(cond: Conditioning) -> Conditioning:
+    """Text of the same shape that says nothing: what training with text dropout shows at times."""
+    nothing = torch.zeros_like(cond.context), torch.zeros_like(cond.pooled)
+    return Conditioning(*nothing, segments=cond.segments)

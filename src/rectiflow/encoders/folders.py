@@ -30,11 +30,12 @@ def load_pretrained(cls: Any, folder: Path, **options: Any) -> Any:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no model folder: it has no config.json")
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model, report = cls.from_pretrained(
                 str(folder),
                 local_files_only=True,
                 use_safetensors=True,
+                variant=_variant(folder),
                 output_loading_info=True,
                 **options,
             )
@@ -44,6 +45,20 @@ def load_pretrained(cls: Any, folder: Path, **options: Any) -> Any:
     if wrong:
         raise DataError(f"{folder}: weights do not fit config.json, first {wrong[0]}")
     return model.eval()
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant fp16 where a folder holds no other weights: some downloads fetch it alone."""
+    stems = ("model", "diffusion_pytorch_model")
+    whole = [f"{stem}.safetensors{end}" for stem in stems for end in ("", ".index.json")]
+    if any((folder / name).is_file() for name in whole):
+        return None
+    halves = [
+        f"{stem}.{end}"
+        for stem in stems
+        for end in ("fp16.safetensors", "safetensors.index.fp16.json")
+    ]
+    return "fp16" if any((folder / name).is_file() for name in halves) else None
 
 
 def load_tokenizer(cls: Any, folder: Path) -> Any:
@@ -65,7 +80,7 @@ def save_pretrained(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write configuration and safetensors, the weights in `dtype`; the model keeps its own."""
     if dtype != torch.float32:
         model = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own `to` prints a warning
-    with _without_progress_bars():
+    with without_progress_bars():
         model.save_pretrained(str(folder))
 
 
@@ -100,7 +115,7 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """These models are read in milliseconds; a bar per folder would only hide what matters."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -7,7 +7,7 @@ An encoder that is left out is zeros in its place, never a shorter sequence: tha
 with text dropout shows the network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import torch
@@ -55,7 +55,7 @@ def assemble(
     states: TextStates,
     keep: Bool[Tensor, "batch encoders"] | None = None,
     *,
-    without: Sequence[str] = (),
+    without: Collection[str] = (),
 ) -> Conditioning:
     """Join the states as SD3 does; parts that are left out become zeros in their place.
 
