@@ -1,4 +1,4 @@
-"""Picture files to square arrays: bounded before decoding, upright, opaque, 8-bit RGB."""
+"""Picture files to arrays: bounded before decoding, upright, opaque, 8-bit RGB."""
 
 import threading
 import warnings
@@ -27,29 +27,46 @@ _opening = threading.Lock()  # the filter of warnings is shared by all threads
 def load_square(file: Path, id: str, size_px: int, max_pixels: int = MAX_PIXELS) -> Loaded:
     """Decode a picture, turn it upright, cut the centre square, scale it to `size_px` (Lanczos).
 
+    See `load_picture` for the rest.
+    """
+    upright = load_picture(file, id, max_pixels, enough_px=size_px)
+    side = min(upright.size)
+    left, top = (upright.width - side) // 2, (upright.height - side) // 2
+    square = upright.crop((left, top, left + side, top + side))
+    scaled = square.resize((size_px, size_px), Image.Resampling.LANCZOS)
+    return Loaded(np.asarray(scaled), is_enlarged=side < size_px)
+
+
+def load_picture(
+    file: Path, id: str, max_pixels: int = MAX_PIXELS, enough_px: int | None = None
+) -> Image.Image:
+    """Decode a picture to 8-bit RGB and turn it upright.
+
     Transparent pixels are laid on white. 16-bit grey is scaled to 8 bits; of an animation the first
     picture is taken. Colour profiles are not applied: numbers are read as sRGB.
+
+    Args:
+        file: Where it lies.
+        id: What errors call it.
+        max_pixels: A larger one is refused before it is decoded.
+        enough_px: A JPEG may be decoded smaller, down to twice this side; None is its own size.
 
     Raises:
         BadRecord: If the file cannot be read, is too large or is damaged.
     """
     try:
         with file.open("rb") as source, _open_bounded(source, id, max_pixels) as image:
-            image.draft(None, (_OVERSAMPLING * size_px, _OVERSAMPLING * size_px))
+            if enough_px is not None:
+                image.draft(None, (_OVERSAMPLING * enough_px, _OVERSAMPLING * enough_px))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            upright = _to_rgb(image, id)
+            return _to_rgb(image, id)
     except (BadRecord, MemoryError):
         raise
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise BadRecord(id, "unreadable file", str(error)) from error
     except Exception as error:  # decoders of damaged bytes raise nearly everything
         raise BadRecord(id, "damaged picture", f"{type(error).__name__}: {error}") from error
-    side = min(upright.size)
-    left, top = (upright.width - side) // 2, (upright.height - side) // 2
-    square = upright.crop((left, top, left + side, top + side))
-    scaled = square.resize((size_px, size_px), Image.Resampling.LANCZOS)
-    return Loaded(np.asarray(scaled), is_enlarged=side < size_px)
 
 
 def _open_bounded(source, id: str, max_pixels: int) -> Image.Image:

@@ -71,7 +71,8 @@ class DpmSolver2M:
 
     The first step has no last prediction, and at s = 0 either coordinate is infinite: both steps
     are of first order, as in the reference, and the last one returns the predicted data. On a
-    rectified flow a step of first order is Euler's.
+    rectified flow a step of first order is Euler's, so that whole grids of up to 2 steps over log
+    sigma, or 3 over log SNR, are Euler's as well.
 
     Raises:
         ValueError: If a step starts at t = 0, where there is no noise to scale down.
@@ -82,8 +83,8 @@ class DpmSolver2M:
     ) -> None:
         if not bool((times[:-1] > 0).all()):
             raise ValueError(
-                f"DPM-Solver++ steps away from noise: every time but the last must be > 0, "
-                f"got {times.tolist()}"
+                f"DPM-Solver++ cannot leave t = 0: every time but the last must be > 0, "
+                f"got {times[0].item()} to {times[-1].item()}"
             )
         self._coordinate, self._path = coordinate, path
         self._last: tuple[Tensor, Tensor] | None = None  # data predicted there, and its coordinate
