@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from rectiflow.encoders.states import ENCODERS
 from rectiflow.flow.solvers import SOLVERS
@@ -92,6 +93,24 @@ class SamplingOptions:
         texts = 1 if self.guidance_scale == 1 else 2
         velocities = texts * self.num_steps + len(self.skipping_steps)
         return SOLVERS[self.solver].calls_per_step * velocities
+
+    def facts(self) -> dict[str, Any]:
+        """What a picture's metadata tells of how it was drawn."""
+        facts: dict[str, Any] = {
+            "negative": self.negative,
+            "seed": self.seed,
+            "steps": self.num_steps,
+            "guidance": self.guidance_scale,
+            "solver": self.solver,
+            "shift": self.shift,
+            "grid": self.grid,
+            "without": " ".join(self.without),
+        }
+        if self.skip_layers:
+            facts["skip_layers"] = " ".join(map(str, self.skip_layers))
+            names = ("skip_scale", "skip_start", "skip_end")
+            facts.update({name: getattr(self, name) for name in names})
+        return facts
 
     def _check_skipping(self) -> None:
         layers = self.skip_layers
