@@ -44,6 +44,18 @@ def _needs_autoencoders(settings: BenchSettings) -> None:
         autoencoder_folder(name)
 
 
+def _measure_model(settings: BenchSettings) -> Mapping[str, Figure]:
+    from rectiflow.bench.model import measure_model
+
+    return measure_model(settings)
+
+
+def _needs_memory(settings: BenchSettings) -> None:
+    from rectiflow.bench.model import require_memory
+
+    require_memory(settings)
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Something to measure.
@@ -94,6 +106,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         measure_autoencoder,
         _needs_autoencoders,
         NAME_AUTOENCODERS,
+    ),
+    "model": Benchmark(
+        "our MM-DiT against diffusers', same weights", _measure_model, _needs_memory
     ),
     "ceilings": Benchmark("what the checker accepts, rightly and wrongly", measure_ceilings),
 }

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+PRECISIONS = ("fp32", "bf16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
@@ -14,23 +16,37 @@ class BenchSettings:
         autoencoders: Runs, bundles or folders of autoencoders to compare; empty for that of the
             packaged bundle.
         assignments: Changes of the recipe scenes-tiny, each "section.field=value".
+        depths: Of the networks of `model`.
+        precisions: `fp32`, `bf16` or both, in which `model` computes.
+        is_compiled: Whether the networks of `model` are compiled.
+        device: Where `model` computes; None for the best there is.
         num_repeats: How often each thing is measured, None for a number that suits it.
         is_quick: A rough look with little work; its figures are held against no bar.
 
     Raises:
-        ValueError: If `num_repeats` < 1, or run and bundle are both given.
+        ValueError: If `num_repeats` or a depth is < 1, a precision is unknown, or run and bundle
+            are both given.
     """
 
     run: Path | None = None
     bundle: str | None = None
     autoencoders: tuple[str, ...] = ()
     assignments: tuple[str, ...] = ()
+    depths: tuple[int, ...] = (12,)
+    precisions: tuple[str, ...] = PRECISIONS
+    is_compiled: bool = False
+    device: str | None = None
     num_repeats: int | None = None
     is_quick: bool = False
 
     def __post_init__(self) -> None:
         if self.num_repeats is not None and self.num_repeats < 1:
             raise ValueError(f"repeats must be >= 1, got {self.num_repeats}")
+        if min(self.depths, default=0) < 1:
+            raise ValueError(f"depths must be >= 1, got {list(self.depths)}")
+        if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
+            names = " or ".join(PRECISIONS)
+            raise ValueError(f"precisions must be {names}, got {list(self.precisions)}")
         if self.run is not None and self.bundle is not None:
             raise ValueError(f"give --run or --bundle, not both (got {self.run}, {self.bundle})")
 

@@ -20,6 +20,17 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Change the recipe that encode and step run."),
 ]
+Depths = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--depth", help="Depth of the networks of `model`; may be repeated (default: 12)."
+    ),
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option("--precision", help="fp32 or bf16, of `model`; may be repeated (default: both)."),
+]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile the networks of `model`.")]
 Repeats = Annotated[
     int | None, typer.Option(help="Measurements of each thing (default: what suits it).")
 ]
@@ -37,6 +48,10 @@ def bench(
     bundle: options.Bundle = None,
     autoencoders: Autoencoders = None,
     settings: Settings = None,
+    depths: Depths = None,
+    precisions: Precisions = None,
+    compiled: Compiled = False,
+    device: options.Device = None,
     repeats: Repeats = None,
     quick: Quick = False,
     dry_run: options.DryRun = False,
@@ -54,6 +69,10 @@ def bench(
         bundle=bundle,
         autoencoders=tuple(map(str, autoencoders or ())),
         assignments=tuple(settings or ()),
+        depths=tuple(depths or BenchSettings.depths),
+        precisions=tuple(precisions or BenchSettings.precisions),
+        is_compiled=compiled,
+        device=device,
         num_repeats=repeats,
         is_quick=quick,
     )
