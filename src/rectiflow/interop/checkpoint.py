@@ -1,10 +1,11 @@
-"""Open an MM-DiT's weights in any layout: what is there is known before any weight is read."""
+"""Open an MM-DiT's weights in any layout; what is there is known before the weights are read."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,12 @@ from torch import Tensor
 from rectiflow.errors import DataError
 from rectiflow.interop.forms import Piece
 from rectiflow.interop.keys import Foreign, pieces
-from rectiflow.interop.settings import diffusers_mistakes
+from rectiflow.interop.settings import (
+    DIFFUSERS_CLASS,
+    DIFFUSERS_NAME,
+    diffusers_mistakes,
+    read_config,
+)
 from rectiflow.interop.shapes import check_fit, infer_config, release_of
 from rectiflow.interop.tensor_file import TensorFile
 from rectiflow.interop.tensors import Tensors, sharded
@@ -33,14 +39,12 @@ PART_PREFIXES = {
 }
 """Where the parts of an original single file lie in it; of two prefixes the first to fit counts."""
 
-DIFFUSERS_NAME = "diffusion_pytorch_model"
-DIFFUSERS_CLASS = "SD3Transformer2DModel"
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint. Weights are read by `load_network`, `tensors` and `part` only.
+    """An opened checkpoint. Weights are read by `load_network`, `tensor` and `part` only.
 
     Attributes:
         path: What was opened.
@@ -50,6 +54,9 @@ class Checkpoint:
         folder: Where vae/, text_encoder*/ and tokenizer*/ lie, if beside the network in folders.
         metadata: Of the weights' first file: whatever its writer noted.
         facts: What we noted if we wrote it: `config`, `layout`, perhaps `recipe`.
+        pieces: How each tensor of the network, under our names, is held.
+        network: The network's tensors as stored, without the container's prefix.
+        stored: All tensors of the files.
     """
 
     path: Path
@@ -59,27 +66,26 @@ class Checkpoint:
     folder: Path | None
     metadata: Mapping[str, str]
     facts: Mapping[str, Any]
+    pieces: Mapping[str, Piece]
     network: Tensors
     stored: Tensors
 
-    @property
-    def pieces(self) -> list[Piece]:
-        """How the network's tensors are held."""
-        if self.layout == "rectiflow":
-            return [Piece(name, (name,)) for name in self.network]
-        return pieces(self.layout, self.config)
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The network's tensors under our names, one after the other, in the stored type.
+    def tensor(self, name: str) -> Tensor:
+        """One tensor of the network by our name, in the stored type.
 
         Raises:
-            DataError: If one is not finite, or the checksum of a file of ours fails.
+            DataError: If it is not finite, or the checksum of a file of ours fails.
         """
-        for piece in self.pieces:
-            parts = [self.network.read(name) for name in piece.theirs]
-            for name, part in zip(piece.theirs, parts, strict=True):
-                _refuse_non_finite(name, part, self.network.file_of(name))
-            yield piece.ours, piece.to_ours(parts)
+        piece = self.pieces[name]
+        parts = [self.network.read(part) for part in piece.theirs]
+        for part, value in zip(piece.theirs, parts, strict=True):
+            _refuse_non_finite(part, value, self.network.file_of(part))
+        return piece.to_ours(parts)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type of one tensor of the network by our name."""
+        types = [self.network.dtype(part) for part in self.pieces[name].theirs]
+        return reduce(torch.promote_types, types)
 
     def load_network(self, dtype: torch.dtype = torch.float32) -> MMDiT:
         """The network with its weights in `dtype`, on CPU.
@@ -89,7 +95,7 @@ class Checkpoint:
         """
         with torch.device("meta"):  # no time spent on first weights that are replaced at once
             network = MMDiT(self.config)
-        weights = {name: value.to(dtype).contiguous() for name, value in self.tensors()}
+        weights = {name: self.tensor(name).to(dtype).contiguous() for name in self.pieces}
         network.load_state_dict(weights, assign=True)
         return network.eval()
 
@@ -159,13 +165,16 @@ def _open_bundle(folder: Path) -> Checkpoint:
         if f"mmdit/{name}" not in files:
             raise FileNotFoundError(f"{folder} holds no mmdit/{name}; only an MM-DiT converts")
     file = TensorFile(place / "model.safetensors")
-    try:
-        config = MMDiTConfig(**read_json(place / "config.json"))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{place / 'config.json'} is no MM-DiT's: {error}") from error
+    with _naming(place / "config.json"):
+        config = read_config(read_json(place / "config.json"))
     recipe = read_json(folder / "config.json") if "config.json" in files else None
     network = Tensors.of([file])
-    checkpoint = Checkpoint(
+    with torch.device("meta"):
+        state = MMDiT(config).state_dict()
+    held = {name: Piece(name, (name,)) for name in state}
+    with _naming(file.path):
+        check_fit(list(held.values()), config, network)
+    return Checkpoint(
         path=folder,
         layout="rectiflow",
         config=config,
@@ -173,14 +182,10 @@ def _open_bundle(folder: Path) -> Checkpoint:
         folder=folder,
         metadata=file.metadata,
         facts={"recipe": recipe} if recipe else {},
+        pieces=held,
         network=network,
         stored=network,
     )
-    with torch.device("meta"):
-        names = MMDiT(config).state_dict()
-    with _naming(file.path):
-        check_fit([Piece(name, (name,)) for name in names], config, network)
-    return checkpoint
 
 
 def _open_diffusers(folder: Path, path: Path) -> Checkpoint:
@@ -188,6 +193,8 @@ def _open_diffusers(folder: Path, path: Path) -> Checkpoint:
     if not config.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
     settings = read_json(config)
+    if "kind" in settings and "_class_name" not in settings:
+        raise FileNotFoundError(f"{path} is a run without an export; let it finish first")
     if settings.get("_class_name", DIFFUSERS_CLASS) != DIFFUSERS_CLASS:
         raise ValueError(f"{config} is of a {settings['_class_name']}, not a {DIFFUSERS_CLASS}")
     return _open_files(_diffusers_files(folder), path, settings)
@@ -226,7 +233,8 @@ def _open_files(
         if settings is not None and layout != "diffusers":
             raise DataError(f"bears the names of the {layout} layout in a diffusers folder")
         config = _config(layout, network, facts, settings)
-        check_fit(pieces(layout, config), config, network)
+        held = pieces(layout, config)
+        check_fit(held, config, network)
     is_pipeline = settings is not None and (path / "transformer").is_dir()
     return Checkpoint(
         path=path,
@@ -236,6 +244,7 @@ def _open_files(
         folder=path if is_pipeline else None,
         metadata=first.metadata,
         facts=facts,
+        pieces={piece.ours: piece for piece in held},
         network=network,
         stored=stored,
     )
@@ -275,10 +284,7 @@ def _config(
 ) -> MMDiTConfig:
     """What we noted in a file of ours, else what the shapes say; diffusers' settings must agree."""
     if "config" in facts:
-        try:
-            config = MMDiTConfig(**facts["config"])
-        except (TypeError, ValueError) as error:
-            raise DataError(f"is damaged: the configuration in its metadata: {error}") from error
+        config = read_config(facts["config"])
     else:
         head_width, sample_side = _hints(settings or {})
         config = infer_config(layout, network, head_width=head_width, sample_side=sample_side)

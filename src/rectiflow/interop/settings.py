@@ -1,9 +1,32 @@
-"""The settings of diffusers' `SD3Transformer2DModel`, beside a configuration of ours."""
+"""Configurations as JSON: ours, and the settings of diffusers' `SD3Transformer2DModel`."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from rectiflow.config import from_dict
+from rectiflow.errors import DataError
 from rectiflow.nn.mmdit import MMDiTConfig
+
+DIFFUSERS_CLASS = "SD3Transformer2DModel"
+DIFFUSERS_NAME = "diffusion_pytorch_model"
+"""Begins the names of the files that hold a model's weights in diffusers."""
+
+
+def read_config(values: Any) -> MMDiTConfig:
+    """A configuration of ours from what JSON keeps of it.
+
+    Raises:
+        DataError: If it is none.
+    """
+    if not isinstance(values, Mapping):
+        raise DataError(f"is no MM-DiT's configuration: expected an object, found {values!r}")
+    unknown = sorted(values.keys() - MMDiTConfig.__dataclass_fields__.keys())
+    if unknown:
+        raise DataError(f"is no MM-DiT's configuration: unknown {', '.join(unknown)}")
+    try:
+        return from_dict(MMDiTConfig, values)
+    except ValueError as error:
+        raise DataError(f"is no MM-DiT's configuration: {error}") from error
 
 
 def diffusers_settings(config: MMDiTConfig) -> dict[str, Any]:

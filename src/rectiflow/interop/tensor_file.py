@@ -93,14 +93,14 @@ class TensorFile:
             raise DataError(f"{self.path} is damaged: {FACTS} in its metadata is no object")
         return facts
 
-    def read(self, name: str, rows: slice | None = None) -> Tensor:
-        """One tensor, or the entries `rows` of its first axis; memory-mapped where possible.
+    def read(self, name: str) -> Tensor:
+        """One tensor, memory-mapped where possible.
 
         Raises:
             DataError: If the checksum of a file of ours fails.
         """
         self.verify()
-        return self._file.get_tensor(name) if rows is None else self._file.get_slice(name)[rows]
+        return self._file.get_tensor(name)
 
     def verify(self) -> None:
         """Compare a file of ours with its checksum, once; a file of others passes.
@@ -135,7 +135,10 @@ def write_tensor_file(
         CHECKSUM: "0" * 64,
     }
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library leaves a file that nobody else may read
         save_file({name: x.cpu().contiguous() for name, x in tensors.items()}, temporary, entries)
+        temporary.chmod(mode)
         found = _DIGITS.search(_header(temporary))
         assert found is not None  # written a line above
         digits = _checksum(temporary, *found.span(1)).encode()

@@ -2,7 +2,8 @@
 
 8-bit tensors are widened to bfloat16. Files that store them with a scale (ComfyUI's: a marker
 `scaled_fp8`, and `NAME.scale_weight` beside `NAME.weight`) mean the product, which is formed in
-float32; a scale of the activations (`NAME.scale_input`) belongs to 8-bit arithmetic and is ignored.
+float32; the scale is one number or one per row. A scale of the activations (`NAME.scale_input`)
+belongs to 8-bit arithmetic and is ignored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,16 +91,17 @@ class Tensors:
             raise DataError(f"{source.file.path}: {source.name} must hold weights, it is {stored}")
         return COMPUTABLE[stored]
 
-    def read(self, name: str, rows: slice | None = None) -> Tensor:
-        """One tensor, or `rows` of its first axis.
+    def read(self, name: str) -> Tensor:
+        """One tensor.
 
         Raises:
             DataError: If it is stored as something that is no weight, or its file is damaged.
         """
         source, dtype = self._sources[name], self.dtype(name)
-        value = source.file.read(source.name, rows)
+        value = source.file.read(source.name)
         if source.scale is not None:
-            value = value.float() * source.file.read(source.scale).float()
+            scale = source.file.read(source.scale).float().flatten()
+            value = value.float() * scale.view(-1, *(1,) * (value.ndim - 1))
         return value.to(dtype)
 
     def under(self, *prefixes: str) -> "Tensors":
