@@ -79,7 +79,8 @@ def test_a_dry_run_reads_no_weights_and_writes_nothing(run, tmp_path, capsys):
     shutil.rmtree(run / "checkpoints")
     given = {
         "--num": "2", "--seed": "7", "--negative": "a ring", "--steps": "9", "--guidance": "1.5",
-        "--size": "48x32", "--solver": "heun", "--shift": "3", "--without": "t5",
+        "--size": "48x32", "--solver": "heun", "--shift": "3", "--grid": "sd3", "--without": "t5",
+        "--skip-layers": "0, 2", "--skip-scale": "2", "--skip-start": "0.1", "--skip-end": "0.5",
         "--device": "cpu", "--precision": "bf16",
     }  # fmt: skip
     options = [word for option in given.items() for word in option]
@@ -94,10 +95,38 @@ def test_a_dry_run_reads_no_weights_and_writes_nothing(run, tmp_path, capsys):
         "size": [48, 32],
         "solver": "heun",
         "shift": 3.0,
+        "grid": "sd3",
+        "skip_layers": [0, 2],
+        "skip_scale": 2.0,
+        "skip_start": 0.1,
+        "skip_end": 0.5,
         "without": ["t5"],
     }
     assert (plan["device"], plan["precision"]) == ("cpu", "bf16")
     assert not (run / "samples").exists()
+
+
+def test_sample_starts_from_a_picture_and_redraws_where_a_mask_is_white(run, tmp_path, capsys):
+    picture, mask = tmp_path / "given.png", tmp_path / "mask.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    white = np.zeros((32, 48), np.uint8)
+    white[:, :16] = 255
+    Image.fromarray(pixels).save(picture)
+    Image.fromarray(white).save(mask)
+    files = ["--image", str(picture), "--mask", str(mask)]
+    command = ["sample", "a star", "--run", str(run), *files, "--strength", "0.5", "--size", "32"]
+    assert main([*command, "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["image"], plan["mask"]) == (str(picture), str(mask))
+    assert (plan["options"]["strength"], plan["options"]["size"]) == (0.5, [32, 32])
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    expected = load(run).sample("a star", image=pixels, mask=white, strength=0.5, size=(32, 32))[0]
+    with Image.open(tmp_path / "out" / "0000_a-star.png") as written:
+        assert np.array_equal(np.asarray(written), np.asarray(expected))
+        assert written.text == {key: str(value) for key, value in expected.info.items()}
+    Image.fromarray(white[:16]).save(mask)
+    assert main(command) == 2
+    assert "image and mask must be of one size, got 48x32 and 48x16" in capsys.readouterr().err
 
 
 def test_evaluate_scores_a_run_and_the_pictures_it_kept(run, tmp_path, capsys):

@@ -17,7 +17,6 @@ from rectiflow.encoders.text import (
     TextEncoders,
     TruncationWarning,
     assemble,
-    unconditional,
 )
 from rectiflow.errors import DataError
 
@@ -148,18 +147,15 @@ def test_an_over_long_prompt_says_how_many_tokens_each_encoder_cut(text):
         text.encode([prompt, "red", prompt])
 
 
-def test_unconditional_text_is_zeros_or_the_empty_prompt(text):
-    zeros = unconditional("zeros", text)
-    assert not zeros.context.any()
-    assert not zeros.pooled.any()
-    assert zeros.segments == text.segments
-    empty = unconditional("empty", text, without=["clip_g"])
-    expected = assemble(text.encode([""]), without=["clip_g"])
-    assert torch.equal(empty.context, expected.context)
-    assert empty.context.any()
-    assert not empty.context[:, :11, 32:].any()
-    with pytest.raises(ValueError, match="zeros or empty, got 'none'"):
-        unconditional("none", text)
+def test_conditioning_is_the_assembled_states_whatever_the_number_of_prompts(text):
+    prompts = ["two red circles", "", *(f"a blue star {number}" for number in range(70))]
+    cond = text.conditioning(prompts, without=["clip_g"])
+    for row in (0, 1, 71):
+        expected = assemble(text.encode([prompts[row]]), without=["clip_g"])
+        torch.testing.assert_close(cond.context[row : row + 1], expected.context)
+        torch.testing.assert_close(cond.pooled[row : row + 1], expected.pooled)
+    with pytest.raises(ValueError, match="at least one prompt"):
+        text.conditioning([])
 
 
 def test_damaged_and_missing_folders_are_told_apart(folder, tmp_path):

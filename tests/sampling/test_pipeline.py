@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from rectiflow.flow.solvers import SOLVERS
 from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import picture_generator
@@ -17,7 +18,7 @@ PROMPTS = ["two red circles", "a blue star", 'the word "CAT"', "a green square",
 class TowardsTarget(nn.Module):
     """The exact velocity of data that is a single latent: (x - target) / t."""
 
-    config = SimpleNamespace(patch_size=2, table_side=4)
+    config = SimpleNamespace(latent_multiple=2, max_latent_side=8)
 
     def __init__(self, target):
         super().__init__()
@@ -30,10 +31,19 @@ class TowardsTarget(nn.Module):
 class PooledMean(nn.Module):
     """A velocity that is one number per text, the same everywhere."""
 
-    config = SimpleNamespace(patch_size=2, table_side=4)
+    config = SimpleNamespace(latent_multiple=2, max_latent_side=8)
 
     def forward(self, x, t, cond):
         return cond.pooled.mean(dim=1).view(-1, 1, 1, 1).expand_as(x)
+
+
+class BlockCounter(nn.Module):
+    """A velocity that is how many of its 4 blocks are left."""
+
+    config = SimpleNamespace(latent_multiple=2, max_latent_side=8, depth=4)
+
+    def forward(self, x, t, cond, skip_blocks=()):
+        return torch.full_like(x, 4.0 - len(skip_blocks))
 
 
 def worst(pictures, others):
@@ -142,6 +152,75 @@ def test_without_every_encoder_the_prompt_is_the_unconditional_text():
     assert worst(a, model.sample("a blue star", without=("t5",))) > 1
 
 
+GUIDED = {"skip_layers": (0,), "skip_start": 0.2, "skip_end": 0.5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"skip_layers": (1,)},
+        {"skip_scale": 1.0},
+        {"skip_start": 0.3},  # of 4 steps: step 1 no longer
+        {"skip_end": 0.9},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_option_of_skip_layer_guidance_changes_the_picture(change):
+    model = pipeline(tiny.network(depth=3))
+    first = {**GUIDED, "skip_end": 0.6, "num_steps": 4}
+    drawn = model.sample("a blue star", **first)
+    assert worst(drawn, model.sample("a blue star", **{**first, **change})) > 0
+
+
+def test_the_solvers_differ_from_each_other():
+    model = pipeline()
+    drawn = [model.sample("a star", solver=name, num_steps=4)[0] for name in SOLVERS]
+    assert len({np.asarray(image).tobytes() for image in drawn}) == len(SOLVERS)
+
+
+def test_skip_layer_guidance_leads_away_from_the_network_without_its_blocks():
+    """cfg + scale (cond - cond_skip) at steps strictly between the shares, and nowhere else."""
+    model = pipeline(BlockCounter())
+    options = SamplingOptions(
+        num_steps=10, guidance_scale=3.0, skip_layers=(1, 2), skip_scale=2.5, skip_end=0.4
+    )
+    latent = model.solve(["a star"], torch.zeros(1, 4, 4, 4), options)
+    # velocity: 4 blocks, or 2; text and no text agree, so that guidance changes nothing
+    expected = -(10 * 4 + 3 * 2.5 * (4 - 2)) / 10  # steps 1, 2 and 3 of 10
+    torch.testing.assert_close(latent, torch.full((1, 4, 4, 4), expected))
+
+
+def test_networks_without_the_blocks_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"MM-DiT can; PooledMean cannot"):
+        pipeline(PooledMean()).sample("a star", **GUIDED, num_steps=9)
+    with pytest.raises(ValueError, match=r"blocks from 0 to 3, got \(7, 8\)"):
+        pipeline(BlockCounter()).sample("a star", **{**GUIDED, "skip_layers": (7, 8)}, num_steps=9)
+
+
+def test_network_calls_are_counted_with_solver_guidance_and_skipped_layers():
+    calls = []
+
+    class Watched(BlockCounter):
+        def forward(self, x, t, cond, skip_blocks=()):
+            calls.append(len(x))
+            return super().forward(x, t, cond, skip_blocks)
+
+    model = pipeline(Watched())
+    for solver in SOLVERS:
+        for scale in (1.0, 4.0):
+            for layers in ((), (0,)):
+                options = SamplingOptions(
+                    num_steps=7,
+                    solver=solver,
+                    guidance_scale=scale,
+                    skip_layers=layers,
+                    skip_end=0.5,
+                )
+                calls.clear()
+                model.solve(["a star"], torch.ones(1, 4, 4, 4), options)
+                assert sum(calls) == options.network_calls
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -151,6 +230,9 @@ def test_without_every_encoder_the_prompt_is_the_unconditional_text():
         {"negative": "a green square"},
         {"solver": "heun"},
         {"shift": 3.0},
+        {"grid": "sd3"},
+        {"solver": "dpmpp_2m"},
+        {"skip_layers": (0,), "skip_end": 1.0},
         {"without": ("t5",)},
     ],
     ids=lambda change: next(iter(change)),
@@ -190,9 +272,17 @@ def test_every_picture_says_how_it_was_made():
         "guidance": 2.0,
         "solver": "euler",
         "shift": 1.0,
+        "grid": "uniform",
         "without": "t5",
         "recipe_hash": "abc",
     }
+    guided = model.sample("a star", **GUIDED, num_steps=4)[0]
+    assert guided.info["skip_layers"] == "0"
+    assert [guided.info[name] for name in ("skip_scale", "skip_start", "skip_end")] == [
+        2.5,
+        0.2,
+        0.5,
+    ]
 
 
 def test_a_round_trip_is_encode_then_decode():
@@ -216,6 +306,17 @@ def test_progress_counts_pictures_to_the_total():
         ({"steps": 3}, "known options: num_images_per_prompt, seed, num_steps"),
         ({"solver": "ddim"}, "solver must be one of"),
         ({"shift": 0.0}, "shift must be > 0, got 0"),
+        ({"grid": "karras"}, r"grid must be one of \['sd3', 'uniform'\], got 'karras'"),
+        ({"skip_layers": (1, 1)}, r"skip_layers must be distinct and >= 0, got \(1, 1\)"),
+        ({"skip_layers": (-1,)}, r"skip_layers must be distinct and >= 0, got \(-1,\)"),
+        ({"skip_layers": (0,)}, r"no effect: none of 3 steps lies between 0.01 and 0.2 of them"),
+        ({**GUIDED, "skip_scale": 0.0}, "skip_scale must be > 0, got 0"),
+        ({**GUIDED, "skip_scale": float("nan")}, "skip_scale must be > 0, got nan"),
+        ({**GUIDED, "skip_end": 0.1}, "0 <= start < end <= 1, got 0.2 and 0.1"),
+        ({**GUIDED, "skip_end": 1.1}, "0 <= start < end <= 1, got 0.2 and 1.1"),
+        ({"skip_scale": 2.0, "skip_end": 0.5}, "skip_end, skip_scale would have no effect without"),
+        ({"strength": 0.5}, "strength 0.5 needs an image"),
+        ({"strength": 0.0}, r"strength must be in \(0, 1\], got 0.0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be finite"),
         ({"without": ("bert",)}, "got 'bert'"),
     ],

@@ -50,9 +50,9 @@ def text():
     return TextEncoders.new(model, CAPTIONS, seed=2)
 
 
-def network(seed=3):
+def network(seed=3, **changes):
     """An MM-DiT that is not the zero function that it starts as."""
-    model = MMDiT(network_config(MODEL, SIDE_PX, autoencoder(), text()))
+    model = MMDiT(network_config({**MODEL, **changes}, SIDE_PX, autoencoder(), text()))
     generator = torch.Generator().manual_seed(seed)
     model.reset_parameters(generator)
     with torch.no_grad():

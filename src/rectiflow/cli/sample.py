@@ -1,12 +1,16 @@
 """`rectiflow sample`: draw pictures for prompts."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Prompt = Annotated[list[str] | None, typer.Argument(help="One or more prompts.")]
 Prompts = Annotated[Path | None, typer.Option(help="A text file of prompts, one per line.")]
@@ -16,13 +20,46 @@ Out = Annotated[
 Num = Annotated[int, typer.Option(help="Pictures per prompt.")]
 Seed = Annotated[int, typer.Option(help="Picture i is a function of (seed, i).")]
 Negative = Annotated[str, typer.Option(help="What to steer away from.")]
-Size = Annotated[str | None, typer.Option(metavar="WxH", help="Pixels (default: as trained).")]
-Solver = Annotated[str | None, typer.Option(help="euler, midpoint or heun.")]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH", help="Pixels, 512 for 512x512 (default: as trained, or as --image)."
+    ),
+]
+Solver = Annotated[
+    str | None, typer.Option(help="euler, midpoint, heun, dpmpp_2m or dpmpp_2m_snr.")
+]
 Shift = Annotated[float | None, typer.Option(help="Move the time grid towards noise; 1 is off.")]
+Grid = Annotated[
+    str | None, typer.Option(help="uniform, or sd3: shifted twice, as released models expect.")
+]
+SkipLayers = Annotated[
+    str | None,
+    typer.Option(metavar="I,J,..", help="Blocks that skip-layer guidance leaves out, or none."),
+]
+SkipScale = Annotated[float | None, typer.Option(help="Strength of skip-layer guidance.")]
+SkipStart = Annotated[float | None, typer.Option(help="Share of the steps after which it acts.")]
+SkipEnd = Annotated[float | None, typer.Option(help="Share of the steps before which it acts.")]
+Start = Annotated[Path | None, typer.Option("--image", help="A picture to start from.")]
+Mask = Annotated[
+    Path | None, typer.Option(help="A picture, white where --image is drawn anew, else black.")
+]
+Strength = Annotated[
+    float | None,
+    typer.Option(help="Share of the steps run from --image (default: 0.6, or 1 with --mask)."),
+]
 Without = Annotated[
     list[str] | None, typer.Option(help="Leave out a text encoder: clip_l, clip_g or t5.")
 ]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also write all pictures on one sheet.png.")]
+
+DRAWING = (
+    *("num", "seed", "steps", "guidance", "negative", "size", "solver", "shift", "grid"),
+    *("skip_layers", "skip_scale", "skip_start", "skip_end", "strength", "without"),
+)
+"""Options that are fields of `SamplingOptions`."""
+FIELDS = {"num": "num_images_per_prompt", "steps": "num_steps", "guidance": "guidance_scale"}
+"""Those whose field has another name."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +85,14 @@ def sample(
     size: Size = None,
     solver: Solver = None,
     shift: Shift = None,
+    grid: Grid = None,
+    skip_layers: SkipLayers = None,
+    skip_scale: SkipScale = None,
+    skip_start: SkipStart = None,
+    skip_end: SkipEnd = None,
+    image: Start = None,
+    mask: Mask = None,
+    strength: Strength = None,
     without: Without = None,
     device: options.Device = None,
     precision: options.Precision = "auto",
@@ -56,39 +101,42 @@ def sample(
     as_json: options.Json = False,
 ) -> None:
     """Draw pictures for prompts with a trained model."""
+    asked = dict(locals())
     from rectiflow.devices import resolve_device, resolve_precision
-    from rectiflow.sampling.options import SamplingOptions
     from rectiflow.sampling.sources import resolve_source
 
     texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise ValueError("sample needs a prompt, or --prompts FILE with one per line")
-    given = {
-        "num_images_per_prompt": num,
-        "seed": seed,
-        "negative": negative,
-        "num_steps": steps,
-        "guidance_scale": guidance,
-        "size": parse_size(size) if size else None,
-        "solver": solver,
-        "shift": shift,
-        "without": tuple(without or ()),
-    }
-    changes = {name: value for name, value in given.items() if value is not None}
-    SamplingOptions(**changes)  # a mistake is told before the model is looked for
+    changes = _changes(asked)
+    begin = _begin(image, mask, changes)
     where = resolve_device(device or "auto")
     place = str(where), resolve_precision(precision, where)
     source = resolve_source(run=run, bundle=bundle)
     folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
     if dry_run:
         plan = {"model": source.folder, "device": place[0], "precision": place[1]}
-        say_json({**plan, "prompts": texts, "out": folder, "options": changes})
+        begun = {"image": image, "mask": mask} if image else {}
+        say_json({**plan, "prompts": texts, "out": folder, "options": changes, **begun})
         return
-    written = _draw(source.folder, texts, changes, folder, place, sheet)
+    written = _draw(source.folder, texts, {**changes, **begin}, folder, place, sheet)
     if as_json:
         say_json([str(path) for path in written])
     else:
         say("\n".join(str(path) for path in written))
+
+
+def _changes(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampling options among what was asked; a mistake is told before a model is looked for."""
+    from rectiflow.sampling.options import SamplingOptions
+
+    given = {name: asked[name] for name in DRAWING if asked[name] is not None}
+    for name, read in (("size", parse_size), ("skip_layers", parse_layers), ("without", tuple)):
+        if name in given:
+            given[name] = read(given[name])
+    changes = {FIELDS.get(name, name): value for name, value in given.items()}
+    SamplingOptions(**changes)
+    return changes
 
 
 def _draw(
@@ -139,9 +187,35 @@ def read_prompts(path: Path) -> list[str]:
     return texts
 
 
+def _begin(
+    image: Path | None, mask: Path | None, changes: Mapping[str, Any]
+) -> "dict[str, Image.Image]":
+    """The pictures to start from, by the names that `sample` gives them; mistakes are told here."""
+    from rectiflow.data.pictures import load_picture
+    from rectiflow.sampling.editing import original_picture
+
+    if image is None and changes.get("strength") is not None:
+        raise ValueError("--strength needs --image, a picture to start from")
+    given = {name: file for name, file in (("image", image), ("mask", mask)) if file is not None}
+    pictures = {name: load_picture(file, f"--{name} {file}") for name, file in given.items()}
+    original_picture(pictures.get("image"), pictures.get("mask"), changes.get("size"))
+    return pictures
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Read "7,8,9" as blocks, and "none" as no block."""
+    if text == "none":
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--skip-layers must be numbers of blocks as 7,8,9, or none, got {text!r}")
+    return tuple(map(int, parts))
+
+
 def parse_size(text: str) -> tuple[int, int]:
-    """Read "WxH" as (width, height) in pixels."""
+    """Read "WxH" as (width, height) in pixels, and one number as a square."""
     width, separator, height = text.lower().partition("x")
-    if not (separator and width.isdecimal() and height.isdecimal()):
+    height = height if separator else width
+    if not (width.isdecimal() and height.isdecimal()):
         raise ValueError(f"--size must be WIDTHxHEIGHT in pixels, as 64x64, got {text!r}")
     return int(width), int(height)

@@ -5,8 +5,7 @@ text, and no attention mask hides the padding, here or in training. The first CL
 with the end of text, the second and T5 with id 0.
 """
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from rectiflow.conditioning import Conditioning
+from rectiflow.conditioning import Conditioning, cat
 from rectiflow.encoders.folders import (
     content_hash,
     load_pretrained,
@@ -34,6 +33,7 @@ from rectiflow.encoders.folders import (
 from rectiflow.encoders.settings import HEAD_WIDTH, EncodersModel
 from rectiflow.encoders.states import ENCODERS, TextStates, assemble
 from rectiflow.encoders.tokenizers import caption_words, clip_tokenizer, lengths, t5_tokenizer
+from rectiflow.encoders.truncation import TruncationWarning, warn_about_cuts
 
 __all__ = [
     "ENCODERS",
@@ -41,7 +41,6 @@ __all__ = [
     "TextStates",
     "TruncationWarning",
     "assemble",
-    "unconditional",
 ]
 
 FOLDERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -49,16 +48,8 @@ TOKENIZER_FOLDERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 """Names in a diffusers SD3 pipeline, in the order of `ENCODERS`."""
 
 
-class TruncationWarning(UserWarning):
-    """A prompt had more tokens than a text encoder holds; the message says how many were cut.
-
-    Attributes:
-        num_prompts: How many prompts of the batch that happened to.
-    """
-
-    def __init__(self, message: str, num_prompts: int = 1) -> None:
-        super().__init__(message)
-        self.num_prompts = num_prompts
+CHUNK = 64
+"""Prompts encoded at once by `TextEncoders.conditioning`."""
 
 
 class TextEncoders(nn.Module):
@@ -69,7 +60,10 @@ class TextEncoders(nn.Module):
         clip_g: Second, wider CLIP text model.
         t5: T5 encoder.
         tokenizers: Theirs, in the order of `ENCODERS`; `model_max_length` is the context length.
+        is_transient: Encoders stay in memory between calls.
     """
+
+    is_transient = False
 
     def __init__(
         self,
@@ -169,7 +163,8 @@ class TextEncoders(nn.Module):
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int[Tensor, "batch tokens"], ...]:
         """Ids for each encoder, padded and cut to its context length; warns about what was cut."""
-        self._warn_about_cuts(prompts)
+        limits = [(tokenizer, tokenizer.model_max_length) for tokenizer in self.tokenizers]
+        warn_about_cuts(prompts, dict(zip(ENCODERS, limits, strict=True)))
         return tuple(
             tokenizer(
                 list(prompts),
@@ -192,6 +187,17 @@ class TextEncoders(nn.Module):
             raise ValueError("encode needs at least one prompt, got none")
         return self(*self.tokenize(prompts))
 
+    def conditioning(
+        self, prompts: Sequence[str], *, without: Collection[str] = ()
+    ) -> Conditioning:
+        """Text of the prompts as the network takes it, float32; those left out are zeros in place.
+
+        Raises:
+            ValueError: If there is no prompt, or `without` names no encoder.
+        """
+        chunks = [prompts[i : i + CHUNK] for i in range(0, max(len(prompts), 1), CHUNK)]
+        return cat(*(assemble(self.encode(chunk), without=without) for chunk in chunks))
+
     def forward(
         self,
         ids_l: Int[Tensor, "batch clip_tokens"],
@@ -208,43 +214,6 @@ class TextEncoders(nn.Module):
             pooled_l=clip_l.text_embeds,
             pooled_g=clip_g.text_embeds,
         )
-
-    def _warn_about_cuts(self, prompts: Sequence[str]) -> None:
-        over = [
-            [max(0, tokens - tokenizer.model_max_length) for tokens in lengths(tokenizer, prompts)]
-            for tokenizer in self.tokenizers
-        ]
-        cuts = [(prompt, lost) for prompt, *lost in zip(prompts, *over, strict=True) if any(lost)]
-        if cuts:
-            prompt, lost = cuts[0]
-            told = ", ".join(
-                f"{name} {number}" for name, number in zip(ENCODERS, lost, strict=True) if number
-            )
-            more = f" (and {len(cuts) - 1} more prompts)" if len(cuts) > 1 else ""
-            message = f"prompt too long, tokens cut: {told}, of {_shortened(prompt)!r}{more}"
-            warnings.warn(TruncationWarning(message, len(cuts)), stacklevel=3)
-
-
-def unconditional(kind: str, text: TextEncoders, *, without: Sequence[str] = ()) -> Conditioning:
-    """The text that guidance steers away from, as a batch of one.
-
-    Args:
-        kind: "zeros", what training shows when all encoders are dropped, or "empty", the encoding
-            of "", what the released models are sampled with.
-        text: The encoders.
-        without: Encoders to leave out, as in `assemble`.
-
-    Raises:
-        ValueError: If there is no such kind.
-    """
-    if kind not in ("zeros", "empty"):
-        raise ValueError(f"unconditional must be zeros or empty, got {kind!r}")
-    states = text.encode([""])
-    return assemble(states, without=ENCODERS if kind == "zeros" else without)
-
-
-def _shortened(prompt: str, length: int = 60) -> str:
-    return prompt if len(prompt) <= length else prompt[:length] + "..."
 
 
 def _clip(

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,42 +12,66 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from rectiflow.conditioning import Conditioning, cat
+from rectiflow.conditioning import Conditioning, zeros_like
 from rectiflow.devices import resolve_precision
 from rectiflow.encoders.autoencoder import Autoencoder
-from rectiflow.encoders.text import TextEncoders, assemble, unconditional
+from rectiflow.encoders.released.text import ReleasedText
+from rectiflow.encoders.text import TextEncoders
 from rectiflow.flow.formulations import Formulation
-from rectiflow.flow.guidance import guided
-from rectiflow.flow.solvers import SOLVERS, integrate
-from rectiflow.flow.times import time_grid
+from rectiflow.sampling.editing import Original, Picture, original_picture
 from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.options import SamplingOptions
+from rectiflow.sampling.solving import Start, carry, check_skipping
 
 OnProgress = Callable[[int, int], None]  # (pictures done, pictures in all)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Text of all pictures of a call.
+
+    Args:
+        known: Of every distinct prompt.
+        rows: Which of them each picture shows.
+        away: What to steer away from, a batch of one.
+    """
+
+    known: Conditioning
+    rows: Tensor
+    away: Conditioning
+
+    def batch(self, chosen: slice, device: torch.device) -> tuple[Conditioning, Conditioning]:
+        """Text of some pictures and what each steers away from."""
+        rows = self.rows[chosen]
+        away = self.away.select([0] * len(rows))
+        return self.known.select(rows).to(device), away.to(device)
 
 
 class Pipeline:
     """A trained model ready to draw.
 
     Args:
-        network: Called as network(x, t, conditioning); its `config` has `patch_size` and
-            `table_side`, tokens along a side of the largest picture.
+        network: Called as network(x, t, conditioning); its `config` has `latent_multiple`, which
+            divides the sides of a latent, and `max_latent_side`, their bound or None.
         autoencoder: Latents to pictures.
-        text: Prompts to text states.
+        text: Prompts to conditioning.
         formulation: What the network's output means; turns it into a velocity.
         side_px: Side of the pictures the network was trained on.
-        unconditional_text: "zeros" or "empty", as the network was trained.
+        unconditional_text: What guidance steers away from unless a negative is given: "zeros",
+            what training shows when all encoders are dropped, or "empty", the encoding of "", what
+            the released models are sampled with.
         device: Where to compute.
         precision: "fp32", "bf16", or "auto": bf16 where the device is faster at it.
         recipe_hash: SHA-256 of the run's `config.json`; written into every picture's metadata.
         options: Defaults of `sample`.
+        facts: What else every picture's metadata tells of the model.
     """
 
     def __init__(
         self,
         network: nn.Module,
         autoencoder: Autoencoder,
-        text: TextEncoders,
+        text: TextEncoders | ReleasedText,
         *,
         formulation: Formulation,
         side_px: int,
@@ -56,25 +80,33 @@ class Pipeline:
         precision: str = "auto",
         recipe_hash: str = "",
         options: SamplingOptions | None = None,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
         config: Any = network.config
-        self.patch_size: int = config.patch_size
-        self.max_side_px: int = config.table_side * config.patch_size * autoencoder.factor
+        self.unit_px: int = config.latent_multiple * autoencoder.factor
+        bound: int | None = config.max_latent_side
+        self.max_side_px = None if bound is None else bound * autoencoder.factor
         self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
+        # Encoders that come and go do so before the network takes its room on the device.
+        self.network = (network if text.is_transient else network.to(self.device)).eval()
         self.autoencoder = autoencoder.to(self.device).eval()
-        self.text = text.to(self.device).eval()
+        self.text: Any = text.to(self.device).eval()
         self.formulation = formulation
         self.side_px = side_px
+        if unconditional_text not in ("zeros", "empty"):
+            raise ValueError(f"unconditional must be zeros or empty, got {unconditional_text!r}")
         self.unconditional_text = unconditional_text
         self.precision = resolve_precision(precision, self.device)
         self.recipe_hash = recipe_hash
         self.options = options or SamplingOptions()
+        self.facts = dict(facts or {})
 
     def sample(
         self,
         prompts: str | Sequence[str],
         *,
+        image: Picture | None = None,
+        mask: Picture | None = None,
         on_progress: OnProgress | None = None,
         **changes: Any,
     ) -> list[Image.Image]:
@@ -82,6 +114,9 @@ class Pipeline:
 
         Args:
             prompts: One prompt or several.
+            image: A picture to start from instead of noise alone; `strength` says how much of it
+                is left, and `size` scales and cuts it (see `rectiflow.sampling.editing`).
+            mask: White where `image` is drawn anew, black where it stays.
             on_progress: Called after every batch.
             **changes: Fields of `SamplingOptions` that differ from `self.options`.
 
@@ -89,17 +124,19 @@ class Pipeline:
             RGB pictures whose `info` tells prompt, seed, index and settings.
 
         Raises:
-            ValueError: If there is no prompt, or an option is unknown or out of range.
+            ValueError: If there is no prompt, an option is unknown, out of range or without effect,
+                or the picture to start from does not fit.
         """
         options = self.with_options(changes)
+        original = original_picture(image, mask, options.size)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise ValueError("sample needs at least one prompt, got none")
         each = [text for text in texts for _ in range(options.num_images_per_prompt)]
         keys = [(options.seed, i) for i in range(len(each))]
-        pictures = self.draw(each, keys, options, on_progress)
+        pictures = self.draw(each, keys, options, on_progress, original)
         return [
-            self._with_facts(picture, prompt, i, options)
+            self._with_facts(picture, prompt, i, options, original)
             for i, (picture, prompt) in enumerate(zip(pictures, each, strict=True))
         ]
 
@@ -110,14 +147,23 @@ class Pipeline:
         keys: Sequence[tuple[int, int]],
         options: SamplingOptions | None = None,
         on_progress: OnProgress | None = None,
+        original: Original | None = None,
     ) -> list[UInt8[np.ndarray, "height width 3"]]:
-        """Draw one picture per prompt, picture i from the noise of keys[i] = (seed, index)."""
+        """Draw one picture per prompt, picture i from the noise of keys[i] = (seed, index).
+
+        All start from `original` where it is given; its size is theirs.
+        """
         options = options or self.options
+        size = options.size if original is None else original.size
+        self._latent_shape(size)  # mistakes are told before anything is computed
+        check_skipping(self.network, options.skip_layers)
+        begin = self._start(original, options)
+        text = self._text(prompts, options)
         pictures: list[np.ndarray] = []
         for start in range(0, len(prompts), options.batch_size):
             chosen = slice(start, start + options.batch_size)
-            noise = torch.stack([self.noise(*key, options.size) for key in keys[chosen]])
-            latent = self.solve(prompts[chosen], noise, options)
+            noise = torch.stack([self.noise(*key, size) for key in keys[chosen]])
+            latent = self._carry(noise, text.batch(chosen, self.device), options, begin)
             pictures.extend(to_bytes(self.autoencoder.decode(latent)))
             if on_progress is not None:
                 on_progress(len(pictures), len(prompts))
@@ -137,13 +183,17 @@ class Pipeline:
         """The model's own options with some changed.
 
         Raises:
-            ValueError: If an option is unknown or out of range.
+            ValueError: If an option is unknown, out of range or without effect.
         """
         try:
-            return replace(self.options, **changes)
+            options = replace(self.options, **changes)
         except TypeError as error:
             known = ", ".join(SamplingOptions.__dataclass_fields__)
             raise ValueError(f"{error}; known options: {known}") from error
+        idle = {"skip_scale", "skip_start", "skip_end"} & changes.keys()
+        if idle and not options.skip_layers:
+            raise ValueError(f"{', '.join(sorted(idle))} would have no effect without skip_layers")
+        return options
 
     def noise(
         self, seed: int, index: int, size: tuple[int, int] | None = None
@@ -152,22 +202,9 @@ class Pipeline:
 
         Raises:
             ValueError: If the size does not fit the autoencoder and the network's patches, or
-                exceeds the network's table of positions.
+                exceeds what the network takes.
         """
-        width, height = size or (self.side_px, self.side_px)
-        unit = self.autoencoder.factor * self.patch_size
-        if width < unit or height < unit or width % unit or height % unit:
-            raise ValueError(
-                f"width and height must be multiples of {unit} px, got {width}x{height}"
-            )
-        if max(width, height) > self.max_side_px:
-            raise ValueError(
-                f"width and height must be <= {self.max_side_px} px, the network's table of "
-                f"positions, got {width}x{height}"
-            )
-        rows, columns = height // self.autoencoder.factor, width // self.autoencoder.factor
-        shape = (self.autoencoder.latent_channels, rows, columns)
-        return torch.randn(shape, generator=picture_generator(seed, index))
+        return torch.randn(self._latent_shape(size), generator=picture_generator(seed, index))
 
     @torch.no_grad()
     def solve(
@@ -175,31 +212,61 @@ class Pipeline:
         prompts: Sequence[str],
         noise: Float[Tensor, "batch channels rows columns"],
         options: SamplingOptions,
+        original: Original | None = None,
     ) -> Float[Tensor, "batch channels rows columns"]:
         """Carry noise to latents, one prompt for each."""
-        noise = noise.to(self.device)
-        cond, uncond = self._conditioning(prompts, options)
-        grid = time_grid(options.num_steps, options.shift)
+        text = self._text(prompts, options).batch(slice(None), self.device)
+        return self._carry(noise, text, options, self._start(original, options))
+
+    def _carry(
+        self,
+        noise: Tensor,
+        text: tuple[Conditioning, Conditioning],
+        options: SamplingOptions,
+        start: Start | None,
+    ) -> Tensor:
         with self._autocast():
-            velocity = guided(self._velocity, cond, cat(cond, uncond), options.guidance_scale)
-            return integrate(velocity, noise, grid, SOLVERS[options.solver])
+            noise = noise.to(self.device)
+            return carry(self.network, self.formulation, noise, *text, options, start)
 
-    def _velocity(self, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        output = self.network(x, t, cond).float()  # the solver's sum stays in fp32
-        return self.formulation.velocity(output, x, t)
+    def _start(self, original: Original | None, options: SamplingOptions) -> Start | None:
+        """The latent of the picture to start from, encoded once for all pictures."""
+        if original is None:
+            if options.strength is not None:
+                raise ValueError(f"strength {options.strength} needs an image to start from")
+            return None
+        latent = self.autoencoder.encode(original.image().to(self.device))
+        redrawn = original.redrawn_latents(self.autoencoder.factor)
+        return Start(latent, redrawn, original.strength(options.strength))
 
-    def _conditioning(
-        self, prompts: Sequence[str], options: SamplingOptions
-    ) -> tuple[Conditioning, Conditioning]:
+    def _latent_shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latent of a picture (width, height)."""
+        width, height = size or (self.side_px, self.side_px)
+        unit = self.unit_px
+        if width < unit or height < unit or width % unit or height % unit:
+            raise ValueError(
+                f"width and height must be multiples of {unit} px, got {width}x{height}"
+            )
+        if self.max_side_px is not None and max(width, height) > self.max_side_px:
+            raise ValueError(
+                f"width and height must be <= {self.max_side_px} px, the largest that the network "
+                f"takes, got {width}x{height}"
+            )
+        factor = self.autoencoder.factor
+        return self.autoencoder.latent_channels, height // factor, width // factor
+
+    def _text(self, prompts: Sequence[str], options: SamplingOptions) -> _Text:
         """Text of every prompt, each distinct one encoded once, and the text to steer from."""
+        if self.text.is_transient:  # there may be no room for encoders and network at once
+            self.network.to("cpu")
         distinct = sorted(set(prompts))
-        rows = torch.tensor([distinct.index(prompt) for prompt in prompts])
-        known = assemble(self.text.encode(distinct), without=options.without)
-        if options.negative:
-            away = assemble(self.text.encode([options.negative]), without=options.without)
-        else:
-            away = unconditional(self.unconditional_text, self.text, without=options.without)
-        return known.select(rows), away.select([0] * len(prompts))
+        rows = [distinct.index(prompt) for prompt in prompts]
+        is_encoded = options.negative or self.unconditional_text == "empty"
+        encoded = [*distinct, options.negative] if is_encoded else distinct
+        cond = self.text.conditioning(encoded, without=options.without)
+        away = cond.select([len(encoded) - 1])
+        self.network.to(self.device)
+        return _Text(cond, torch.tensor(rows), away if is_encoded else zeros_like(away))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -207,21 +274,23 @@ class Pipeline:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _with_facts(
-        self, picture: np.ndarray, prompt: str, index: int, options: SamplingOptions
+        self,
+        picture: np.ndarray,
+        prompt: str,
+        index: int,
+        options: SamplingOptions,
+        original: Original | None,
     ) -> Image.Image:
         image = Image.fromarray(picture)
         image.info = {
             "prompt": prompt,
-            "negative": options.negative,
-            "seed": options.seed,
             "index": index,
-            "steps": options.num_steps,
-            "guidance": options.guidance_scale,
-            "solver": options.solver,
-            "shift": options.shift,
-            "without": " ".join(options.without),
             "recipe_hash": self.recipe_hash,
+            **self.facts,
+            **options.facts(),
         }
+        if original is not None:
+            image.info.update(original.facts(), strength=original.strength(options.strength))
         return image
 
 
