@@ -27,6 +27,7 @@ VERBS = [
     ("model", "info"),
     ("bench",),
     ("bundle",),
+    ("convert",),
 ]
 
 
@@ -69,7 +70,7 @@ def test_every_verb_has_help_with_one_example_that_parses(verb, capsys):
 
 
 def test_long_work_can_be_tried_dry():
-    for verb in ("quickstart", "train", "sample", "evaluate", "bench", "bundle"):
+    for verb in ("quickstart", "train", "sample", "evaluate", "bench", "bundle", "convert"):
         options = [name for option in command_of([verb]).params for name in option.opts]
         assert "--dry-run" in options, verb
         assert "--json" in options, verb
@@ -92,7 +93,16 @@ def test_the_version_is_printed(capsys):
         (["sample", "a star", "--steps", "0"], "num_steps must be >= 1, got 0"),
         (["sample", "a star", "--num", "0"], "num_images_per_prompt must be >= 1, got 0"),
         (["sample", "a star", "--size", "big"], "--size must be WIDTHxHEIGHT"),
+        (["sample", "a star", "--size", "64x"], "--size must be WIDTHxHEIGHT"),
         (["sample", "a star", "--solver", "rk9"], "solver must be one of"),
+        (["sample", "a star", "--grid", "karras"], "grid must be one of"),
+        (["sample", "a star", "--skip-layers", "7-9"], "as 7,8,9, or none, got '7-9'"),
+        (["sample", "a star", "--skip-layers", "1", "--skip-scale", "0"], "skip_scale must be > 0"),
+        (["sample", "a star", "--skip-layers", "1", "--skip-end", "0"], "0 <= start < end <= 1"),
+        (["sample", "a star", "--skip-layers", "1", "--skip-start", "1"], "0 <= start < end <= 1"),
+        (["sample", "a star", "--strength", "0.5"], "--strength needs --image"),
+        (["sample", "a star", "--image", "no/such.png"], "--image no/such.png: unreadable file"),
+        (["sample", "a star", "--mask", __file__], f"--mask {__file__}: damaged picture"),
         (["sample", "a star", "--device", "tpu", "--dry-run"], "got 'tpu'"),
         (["sample", "a star", "--precision", "fp8", "--dry-run"], "got 'fp8'"),
         (["sample", "a star", "--without", "bert"], "bert"),
