@@ -23,6 +23,15 @@ LEFT[:, :16] = True  # white: drawn anew
 SHIFTED = {"shift": 3.0, "grid": "sd3"}
 
 
+class BlockCounter(nn.Module):
+    """A velocity that is how many of its 4 blocks are left."""
+
+    config = SimpleNamespace(latent_multiple=2, max_latent_side=8, depth=4)
+
+    def forward(self, x, t, cond, skip_blocks=()):
+        return torch.full_like(x, 4.0 - len(skip_blocks))
+
+
 class Watcher(nn.Module):
     """A constant velocity that keeps what it was asked at."""
 
@@ -72,6 +81,17 @@ def test_the_picture_is_noised_to_the_first_time_that_is_left():
     expected = (1 - times[0]) * encoded() + times[0] * noise
     torch.testing.assert_close(watcher.seen[0][0], expected)
     torch.testing.assert_close(latent, expected)  # nothing moves, so this is what is left
+
+
+def test_skip_layer_guidance_counts_the_steps_that_are_run():
+    """Of 10 steps the last 5 are run; 1, 2 and 3 of these lie between 0.01 and 0.4 of 10."""
+    model = pipeline(BlockCounter())
+    noise = torch.zeros(1, 4, 4, 4)
+    options = SamplingOptions(
+        num_steps=10, guidance_scale=1.0, strength=0.5, skip_layers=(0, 3), skip_end=0.4
+    )
+    latent = model.solve(["a star"], noise, options, Original(GIVEN))
+    torch.testing.assert_close(latent, 0.5 * encoded() - (5 * 4 + 3 * 2.5 * 2) / 10)
 
 
 def test_the_default_strength_is_0_6_and_1_with_a_mask():

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rectiflow.flow.solvers import SOLVERS
 from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import picture_generator
+from rectiflow.training.settings import SamplingSettings
 from tests.sampling import tiny
 from tests.sampling.tiny import CAPTIONS, pipeline
 
@@ -170,6 +172,10 @@ def test_every_option_of_skip_layer_guidance_changes_the_picture(change):
     first = {**GUIDED, "skip_end": 0.6, "num_steps": 4}
     drawn = model.sample("a blue star", **first)
     assert worst(drawn, model.sample("a blue star", **{**first, **change})) > 0
+
+
+def test_recipes_know_every_solver():
+    assert get_args(get_type_hints(SamplingSettings)["solver"]) == tuple(SOLVERS)
 
 
 def test_the_solvers_differ_from_each_other():

@@ -125,5 +125,5 @@ class SamplingOptions:
             raise ValueError(
                 f"skip_layers {layers} would have no effect: none of {self.num_steps} steps lies "
                 f"between {self.skip_start} and {self.skip_end} of them; raise skip_end, take more "
-                f"steps, or skip no layers"
+                f"steps, or skip none"
             )
