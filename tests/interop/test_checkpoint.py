@@ -84,13 +84,16 @@ def test_parts_of_a_single_file_lose_the_containers_prefix(tmp_path):
         "first_stage_model.decoder.conv_in.weight": torch.ones(2, 3),
         "text_encoders.clip_l.transformer.text_model.a.weight": torch.full((2,), 2.0),
         "text_encoders.clip_l.logit_scale": torch.tensor(4.6),
+        "text_encoders.clip_l.transformer.text_model.position_ids": torch.arange(3),
         "text_encoders.clip_g.transformer.text_projection.weight": torch.full((2,), 3.0),
     }
     path = write_stability(tmp_path / "m.safetensors", network(SMALL), more=more)
     opened = open_checkpoint(path)
     assert opened.config == SMALL
     assert [*opened.part("vae")] == ["decoder.conv_in.weight"]
-    assert opened.part("clip_l").keys() == {"text_model.a.weight", "logit_scale"}
+    clip_l = opened.part("clip_l")
+    assert clip_l.keys() == {"text_model.a.weight", "text_model.position_ids", "logit_scale"}
+    assert clip_l["text_model.position_ids"].tolist() == [0, 1, 2]
     assert opened.part("clip_g")["text_projection.weight"].tolist() == [3, 3]
     assert opened.part("t5xxl") is None
     with pytest.raises(ValueError, match="parts are vae, clip_l, clip_g, t5xxl, got 'unet'"):
@@ -196,7 +199,8 @@ def test_a_variant_is_taken_if_it_is_the_only_one(tmp_path):
         ({"num_layers": 3}, "num_layers 3 where the weights have 2"),
         ({"qk_norm": None}, "qk_norm None where the weights have 'rms_norm'"),
         ({"attention_head_dim": 2}, "attention_head_dim 2 where the weights have 4"),
-        ({"dual_attention_layers": []}, "dual_attention_layers"),
+        ({"dual_attention_layers": []}, r"dual_attention_layers \[\] where"),
+        ({"dual_attention_layers": True}, "dual_attention_layers True where"),
         ({"attention_head_dim": "64"}, "must be a positive integer: '64'"),
     ],
 )

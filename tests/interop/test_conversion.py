@@ -1,5 +1,6 @@
 """Conversions: every bit stays, what cannot be written is refused, nothing half is left behind."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -7,19 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rectiflow.encoders.released.autoencoder import (
-    SCALE,
-    SHIFT,
-    diffusers_name,
-    released_autoencoder,
-)
 from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.interop.conversion import NOTICE, convert, plan
 from rectiflow.interop.shapes import RELEASED
-from rectiflow.interop.vae_names import _names, _to_original
 from rectiflow.nn.releases import RELEASES
 from rectiflow.sampling.bundle import packaged_bundles
+from tests.encoders.released.ldm import ldm_tensors
+from tests.encoders.released.tiny import models as models_in_small
+from tests.encoders.released.tiny import state
 from tests.interop.networks import (
     DUAL,
     NORMED,
@@ -205,33 +202,12 @@ def test_a_whole_pipeline_keeps_its_parts_its_index_and_its_licence(tmp_path):
     assert "tokenizer_3" in made.left_out
 
 
-def original_vae():
-    """The released autoencoder's tensors, with 32 channels in place of 128 to 512."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    peer = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(32, 64),
-        layers_per_block=2,
-        latent_channels=16,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=SCALE,
-        shift_factor=SHIFT,
-        force_upcast=False,
-    )
-    names = {diffusers_name(name, 2): name for name in _names(2, 3)}
-    state = peer.state_dict()
-    assert state.keys() <= names.keys()
-    return {names[k]: _to_original(names[k], v).clone() for k, v in state.items()}
+def vae_inside():
+    return {f"first_stage_model.{name}": value for name, value in ldm_tensors().items()}
 
 
 def test_the_released_autoencoder_goes_both_ways_bit_for_bit(tmp_path):
-    vae = original_vae()
-    released_autoencoder(vae, "vae")  # its names and shapes are those that are read
-    more = {f"first_stage_model.{name}": value for name, value in vae.items()}
-    first = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=more)
+    first = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=vae_inside())
     folder = converted(first, "diffusers", tmp_path / "folder")
     assert (folder / "vae" / "diffusion_pytorch_model.safetensors").is_file()
     assert not (folder / "model_index.json").exists()  # there is no text encoder
@@ -239,9 +215,27 @@ def test_the_released_autoencoder_goes_both_ways_bit_for_bit(tmp_path):
     assert same(load_file(second), load_file(first))
 
 
+def test_text_encoders_inside_a_file_become_folders_bit_for_bit(tmp_path):
+    more, models = {}, dict(zip(("clip_l", "clip_g", "t5xxl"), models_in_small(), strict=True))
+    for part, model in models.items():
+        for name, value in state(
+            copy.deepcopy(model).bfloat16() if part == "t5xxl" else model
+        ).items():
+            more[f"text_encoders.{part}.transformer.{name}"] = value.clone()
+    more.pop("text_encoders.t5xxl.transformer.encoder.embed_tokens.weight", None)
+    source = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=more)
+    made = plan(open_checkpoint(source), "diffusers", tmp_path / "folder")
+    assert made.parts == ["text_encoder", "text_encoder_2", "text_encoder_3"]
+    folder = convert(made)
+    for part, place in zip(models, made.parts, strict=True):
+        prefix = f"text_encoders.{part}.transformer."
+        expected = {k.removeprefix(prefix): v for k, v in more.items() if k.startswith(prefix)}
+        assert same(load_file(folder / place / "model.safetensors"), expected), part
+        assert (folder / place / "config.json").is_file()
+
+
 def test_an_autoencoder_with_tensors_of_no_known_name_is_refused(tmp_path):
-    more = {f"first_stage_model.{name}": value for name, value in original_vae().items()}
-    first = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=more)
+    first = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=vae_inside())
     folder = converted(first, "diffusers", tmp_path / "folder")
     file = folder / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({**load_file(file), "loss.logvar": torch.zeros(1)}, file)

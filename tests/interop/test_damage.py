@@ -24,7 +24,7 @@ from tests.interop.networks import (
     write_stability,
 )
 
-FUZZ = settings(max_examples=50, deadline=None)
+FUZZ = settings(max_examples=30, deadline=None)
 LAYOUTS = st.sampled_from(["stability", "diffusers"])
 
 

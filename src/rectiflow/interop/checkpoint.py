@@ -74,8 +74,10 @@ class Checkpoint:
         """One tensor of the network by our name, in the stored type.
 
         Raises:
-            DataError: If it is not finite, or the checksum of a file of ours fails.
+            DataError: If it holds no floats, or one that is not finite, or the checksum of a file
+                of ours fails.
         """
+        self.dtype(name)  # refuses what is no weight
         piece = self.pieces[name]
         parts = [self.network.read(part) for part in piece.theirs]
         for part, value in zip(piece.theirs, parts, strict=True):
@@ -84,7 +86,7 @@ class Checkpoint:
 
     def dtype(self, name: str) -> torch.dtype:
         """The type of one tensor of the network by our name."""
-        types = [self.network.dtype(part) for part in self.pieces[name].theirs]
+        types = [self.network.weight_dtype(part) for part in self.pieces[name].theirs]
         return reduce(torch.promote_types, types)
 
     def load_network(self, dtype: torch.dtype = torch.float32) -> MMDiT:

@@ -55,7 +55,7 @@ def diffusers_mistakes(config: MMDiTConfig, settings: Mapping[str, Any]) -> list
     if given.get("out_channels", 1) is None:  # diffusers' way to say: as many as come in
         given["out_channels"] = config.latent_channels
     # Older versions wrote no such setting, and None reads as none.
-    given["dual_attention_layers"] = list(given.get("dual_attention_layers") or ())
+    given["dual_attention_layers"] = given.get("dual_attention_layers") or []
     return [
         f"{name} {given[name]!r} where the weights have {expected[name]!r}"
         for name in sorted(given)

@@ -132,7 +132,7 @@ def _base_side(tensors: Tensors, name: str, table_side: int, width: int) -> int 
     if shape != (1, table_side**2, width) or width % 4:
         return None  # told as a wrong shape
     row = tensors.read(name)[0, :table_side, : width // 2].double()
-    tolerance = max(1e-4, 2 * torch.finfo(tensors.dtype(name)).eps)
+    tolerance = max(1e-4, 2 * torch.finfo(tensors.weight_dtype(name)).eps)
     sides = torch.arange(1, table_side + 1, dtype=torch.float64)[:, None]
     index = torch.arange(table_side, dtype=torch.float64)
     sines = torch.sin((index - (table_side - sides) / 2) * 16 / sides)  # frequency 1 comes first

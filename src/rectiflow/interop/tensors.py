@@ -18,7 +18,7 @@ from rectiflow.interop.tensor_file import TensorFile
 from rectiflow.runs import read_json
 
 MARKER, WEIGHT_SCALE, INPUT_SCALE = "scaled_fp8", ".scale_weight", ".scale_input"
-EIGHT_BIT = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+EIGHT_BIT = ("F8_E4M3", "F8_E5M2")
 COMPUTABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
 COMPUTABLE |= {"BF16": torch.bfloat16}
 
@@ -77,8 +77,8 @@ class Tensors:
         """The file a tensor lies in."""
         return self._sources[name].file.path
 
-    def dtype(self, name: str) -> torch.dtype:
-        """The type in which `read` gives a tensor.
+    def weight_dtype(self, name: str) -> torch.dtype:
+        """The type in which `read` gives a weight.
 
         Raises:
             DataError: If it is stored as something that is no weight.
@@ -92,17 +92,19 @@ class Tensors:
         return COMPUTABLE[stored]
 
     def read(self, name: str) -> Tensor:
-        """One tensor.
+        """One tensor, whatever its type; 8-bit weights are widened.
 
         Raises:
-            DataError: If it is stored as something that is no weight, or its file is damaged.
+            DataError: If its file is damaged.
         """
-        source, dtype = self._sources[name], self.dtype(name)
+        source = self._sources[name]
         value = source.file.read(source.name)
+        if source.file.tensors[source.name].dtype not in EIGHT_BIT:
+            return value
         if source.scale is not None:
             scale = source.file.read(source.scale).float().flatten()
             value = value.float() * scale.view(-1, *(1,) * (value.ndim - 1))
-        return value.to(dtype)
+        return value.to(torch.bfloat16)
 
     def under(self, *prefixes: str) -> "Tensors":
         """Those whose name begins with one of `prefixes`, of which the first to fit is removed."""
