@@ -11,7 +11,9 @@ from PIL import Image
 from rectiflow.cli import console
 from rectiflow.cli.main import main
 from rectiflow.sampling.load import load
-from tests.sampling import tiny
+from rectiflow.sampling.released import ReleasedSettings, load_released
+from tests.encoders.released import tiny as encoders_tiny
+from tests.sampling import tiny, tiny_release
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,38 @@ def test_sample_writes_pictures_that_say_how_they_were_made(run, tmp_path, capsy
         with Image.open(out / name) as written:
             assert np.array_equal(np.asarray(written), np.asarray(image))
             assert written.text == {key: str(value) for key, value in image.info.items()}
+
+
+def test_a_released_model_is_drawn_from_its_file_with_text_from_elsewhere(tmp_path, capsys):
+    model = tiny_release.write_single(tmp_path / "model", inside=["vae"])
+    encoders = encoders_tiny.save_files(tmp_path / "encoders")
+    (tmp_path / "model" / "tokenizer").rename(tmp_path / "moved")
+    tokenizers = tmp_path / "tokenizers"
+    shutil.move(tmp_path / "model" / "tokenizer_2", tokenizers / "tokenizer_2")
+    drawing = ["--model", str(model), "--size", "32", "--steps", "2", "--solver", "euler"]
+    where = ["--text-encoders", str(encoders), "--tokenizers", str(tokenizers)]
+    left_out = ["--without", "t5", "--missing-t5", "zeros-77"]
+    assert main(["sample", "two red circles", *drawing]) == 2
+    assert "openai/clip-vit-large-patch14" in capsys.readouterr().err
+    command = ["sample", "two red circles", *drawing, *where, "--precision", "fp32"]
+    assert main([*command, *left_out, "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["text_encoders"]["clip_g"] == str(encoders / "clip_g.safetensors")
+    assert (plan["t5_tokens"], list(plan["text_encoders"])) == (77, ["clip_l", "clip_g"])
+    for name, more in (("whole", ["--t5-tokens", "9"]), ("left_out", left_out)):
+        assert main([*command, *more, "--out", str(tmp_path / name)]) == 0
+    whole, other = (
+        Image.open(tmp_path / name / "0000_two-red-circles.png") for name in ("whole", "left_out")
+    )
+    assert (whole.info["t5_tokens"], whole.info["without"]) == ("9", "")
+    assert (other.info["t5_tokens"], other.info["missing_t5"]) == ("77", "zeros-77")
+    assert whole.info["grid"] == "sd3"
+    settings = ReleasedSettings(text_encoders=encoders, tokenizers=tokenizers, t5_tokens=9)
+    pipeline = load_released(model, settings, precision="fp32")
+    drawn = {"size": (32, 32), "num_steps": 2, "solver": "euler"}
+    expected = pipeline.sample("two red circles", **drawn)[0]
+    assert np.array_equal(np.asarray(whole), np.asarray(expected))
+    assert not np.array_equal(np.asarray(whole), np.asarray(other))
 
 
 def test_pictures_of_a_run_lie_in_its_samples(run):

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
-from rectiflow.nn.mmdit import MMDiTConfig
 from rectiflow.sampling.released import (
     OPTIONS,
     ReleasedModel,
@@ -21,50 +20,31 @@ from rectiflow.sampling.released import (
 )
 from tests.encoders.released import tiny
 from tests.encoders.released.ldm import ldm_tensors
-from tests.interop.networks import network, write_diffusers, write_stability
+from tests.interop.networks import write_diffusers, write_stability
 from tests.nn.test_mmdit_against_diffusers import theirs
+from tests.sampling import tiny_release
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-CONFIG = MMDiTConfig(
-    depth=2,
-    context_width=tiny.CONTEXT_WIDTH,
-    pooled_width=tiny.POOLED_WIDTH,
-    base_side=4,
-    table_side=6,
-    dual_attention=(0,),
-)
 SIZE = (48, 32)  # width, height
 DRAWN = {"size": SIZE, "num_steps": 3, "solver": "euler", "guidance_scale": 4.0, "seed": 3}
-PREFIXES = {"clip_l": "text_encoders.clip_l.transformer.", "vae": "first_stage_model."}
-PREFIXES |= {name: f"text_encoders.{name}.transformer." for name in ("clip_g", "t5xxl")}
 
 
 @pytest.fixture(scope="module")
 def net():
-    model = network(CONFIG)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 0.5
-    return model.eval()
+    return tiny_release.network()
 
 
 @pytest.fixture(scope="module")
-def single(net, tmp_path_factory):
+def single(tmp_path_factory):
     """A single file with everything inside but the tokenizers, which lie beside it."""
-    root = tmp_path_factory.mktemp("single")
-    parts = {name: tiny.state(tiny.clip(name)) for name in ("clip_l", "clip_g")}
-    parts |= {"t5xxl": tiny.state(tiny.t5()), "vae": ldm_tensors()}
-    del parts["t5xxl"]["encoder.embed_tokens.weight"]
-    more = {PREFIXES[part] + k: v for part, state in parts.items() for k, v in state.items()}
-    tiny.save_folder(root, without=["text_encoder", "text_encoder_2", "text_encoder_3"])
-    return write_stability(root / "model.safetensors", net, more=more)
+    return tiny_release.write_single(tmp_path_factory.mktemp("single"))
 
 
 @pytest.fixture(scope="module")
 def bare(net, tmp_path_factory):
     """A single file of the network and the autoencoder alone."""
-    more = {PREFIXES["vae"] + name: value for name, value in ldm_tensors().items()}
+    more = {f"first_stage_model.{name}": value for name, value in ldm_tensors().items()}
     return write_stability(tmp_path_factory.mktemp("bare") / "model.safetensors", net, more=more)
 
 
@@ -216,13 +196,19 @@ def test_each_release_is_drawn_as_its_reference_does(single):
 
 
 def test_turbo_is_known_by_its_name_alone(single, tmp_path, monkeypatch):
+    beside = ReleasedSettings(tokenizers=single.parent)
     opened = replace(open_checkpoint(single), release="sd3.5-large")
     monkeypatch.setattr("rectiflow.sampling.released.open_checkpoint", lambda path: opened)
-    assert find_released(single).release == "sd3.5-large"
+    assert find_released(single, beside).release == "sd3.5-large"
     opened = replace(opened, path=single.with_name("sd3.5_large_Turbo.safetensors"))
-    assert find_released(single).release == "sd3.5-large-turbo"
+    assert find_released(single, beside).release == "sd3.5-large-turbo"
+    cached = single.with_name("models--someone--large-turbo") / "snapshots" / "1f"
+    opened = replace(opened, path=cached)
+    assert find_released(single, beside).release == "sd3.5-large-turbo"
+    opened = replace(opened, path=single.parent / "turbo" / "model.safetensors")
+    assert find_released(single, beside).release == "sd3.5-large"
     opened = replace(opened, release="sd3.5-medium")
-    assert find_released(single).release == "sd3.5-medium"
+    assert find_released(single, beside).release == "sd3.5-medium"
 
 
 def test_the_scheduler_of_a_folder_sets_the_shift(folder, single):

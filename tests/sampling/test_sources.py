@@ -58,8 +58,19 @@ def test_runs_and_bundles_are_told_apart(packaged, tmp_path):
         resolve_source(run=bundle)
     with pytest.raises(FileNotFoundError, match="is a run, not a bundle: use --run"):
         resolve_source(bundle=str(run))
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match=r"only one of .*got --run .* and --bundle scenes-tiny"):
         resolve_source(run=run, bundle="scenes-tiny")
+
+
+def test_a_model_of_another_program_is_a_file_or_a_folder(packaged, tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    assert resolve_source(model=str(file)) == sources.Source("model", file)
+    assert resolve_source(model=str(tmp_path)) == sources.Source("model", tmp_path)
+    with pytest.raises(FileNotFoundError, match="give --download"):
+        resolve_source(model="someone/something")
+    with pytest.raises(ValueError, match="got --bundle scenes-tiny and --model m"):
+        resolve_source(bundle="scenes-tiny", model="m")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(packaged, tmp_path):

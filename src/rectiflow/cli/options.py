@@ -10,6 +10,10 @@ Bundle = Annotated[
     str | None,
     typer.Option(help="A packaged bundle by name, or a bundle's folder (default: scenes-tiny)."),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(help="A released model: a single file, a diffusers folder, or OWNER/NAME."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps (default: the best there is).")]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where it is faster), fp32 or bf16.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the solver.")]

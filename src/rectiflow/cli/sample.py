@@ -12,6 +12,10 @@ from rectiflow.cli.console import Progress, example, say, say_json
 if TYPE_CHECKING:
     from PIL import Image
 
+    from rectiflow.sampling.pipeline import Pipeline
+    from rectiflow.sampling.released import ReleasedModel
+    from rectiflow.sampling.sources import Source
+
 Prompt = Annotated[list[str] | None, typer.Argument(help="One or more prompts.")]
 Prompts = Annotated[Path | None, typer.Option(help="A text file of prompts, one per line.")]
 Out = Annotated[
@@ -51,6 +55,26 @@ Strength = Annotated[
 Without = Annotated[
     list[str] | None, typer.Option(help="Leave out a text encoder: clip_l, clip_g or t5.")
 ]
+TextEncoders = Annotated[
+    Path | None,
+    typer.Option(help="Folder of --model's text encoders: ComfyUI's files or diffusers' folders."),
+]
+Tokenizers = Annotated[Path | None, typer.Option(help="Folder of --model's tokenizers.")]
+T5Tokens = Annotated[
+    int | None, typer.Option("--t5-tokens", help="Length of --model's T5 part (default: 256).")
+]
+MissingT5 = Annotated[
+    str | None,
+    typer.Option(
+        "--missing-t5",
+        metavar="NAME",
+        help="What stands for T5 where it is left out: zeros (as diffusers does, the default), "
+        "none (ComfyUI), zeros-77 (OneTrainer) or zeros-256 (kohya).",
+    ),
+]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch what --model lacks from the Hugging Face hub.")
+]
 Sheet = Annotated[bool, typer.Option("--sheet", help="Also write all pictures on one sheet.png.")]
 
 DRAWING = (
@@ -58,6 +82,8 @@ DRAWING = (
     *("skip_layers", "skip_scale", "skip_start", "skip_end", "strength", "without"),
 )
 """Options that are fields of `SamplingOptions`."""
+OF_RELEASED = ("text_encoders", "tokenizers", "t5_tokens", "missing_t5", "download")
+"""Options that are fields of `ReleasedSettings`."""
 FIELDS = {"num": "num_images_per_prompt", "steps": "num_steps", "guidance": "guidance_scale"}
 """Those whose field has another name."""
 
@@ -75,6 +101,12 @@ def sample(
     prompt: Prompt = None,
     run: options.Run = None,
     bundle: options.Bundle = None,
+    model: options.Model = None,
+    text_encoders: TextEncoders = None,
+    tokenizers: Tokenizers = None,
+    t5_tokens: T5Tokens = None,
+    missing_t5: MissingT5 = None,
+    download: Download = False,
     prompts: Prompts = None,
     out: Out = None,
     num: Num = 1,
@@ -101,29 +133,57 @@ def sample(
     as_json: options.Json = False,
 ) -> None:
     """Draw pictures for prompts with a trained model."""
-    asked = dict(locals())
+    written = _sample(dict(locals()))
+    if as_json and not dry_run:
+        say_json([str(path) for path in written])
+    elif written:
+        say("\n".join(str(path) for path in written))
+
+
+def _sample(asked: Mapping[str, Any]) -> list[Path]:
+    """Draw, or print the plan of a dry run; every mistake is told before weights are read."""
     from rectiflow.devices import resolve_device, resolve_precision
+    from rectiflow.sampling.load import load
     from rectiflow.sampling.sources import resolve_source
 
-    texts = [*(prompt or []), *(read_prompts(prompts) if prompts else [])]
+    prompts = asked["prompts"]
+    texts = [*(asked["prompt"] or []), *(read_prompts(prompts) if prompts else [])]
     if not texts:
         raise ValueError("sample needs a prompt, or --prompts FILE with one per line")
     changes = _changes(asked)
-    begin = _begin(image, mask, changes)
-    where = resolve_device(device or "auto")
-    place = str(where), resolve_precision(precision, where)
-    source = resolve_source(run=run, bundle=bundle)
-    folder = out or (source.folder / "samples" if source.kind == "run" else Path("samples"))
-    if dry_run:
-        plan = {"model": source.folder, "device": place[0], "precision": place[1]}
-        begun = {"image": image, "mask": mask} if image else {}
-        say_json({**plan, "prompts": texts, "out": folder, "options": changes, **begun})
-        return
-    written = _draw(source.folder, texts, {**changes, **begin}, folder, place, sheet)
-    if as_json:
-        say_json([str(path) for path in written])
-    else:
-        say("\n".join(str(path) for path in written))
+    begin = _begin(asked["image"], asked["mask"], changes)
+    where = resolve_device(asked["device"] or "auto")
+    place = {"device": str(where), "precision": resolve_precision(asked["precision"], where)}
+    chosen = {name: asked[name] for name in ("run", "bundle", "model", "download")}
+    source = resolve_source(**chosen)
+    released = _released(source, asked, changes)
+    inner = source.folder / "samples" if source.kind == "run" else Path("samples")
+    folder = asked["out"] or inner
+    if asked["dry_run"]:
+        begun = {name: asked[name] for name in ("image", "mask") if asked["image"]}
+        plan = {"model": source.folder, **place, "prompts": texts, "out": folder}
+        facts = released.facts() if released else {}
+        say_json({**plan, "options": changes, **begun, **facts})
+        return []
+    pipeline = released.load(**place) if released else load(source.folder, **place)
+    return _draw(pipeline, texts, {**changes, **begin}, folder, asked["sheet"])
+
+
+def _released(
+    source: "Source", asked: Mapping[str, Any], changes: Mapping[str, Any]
+) -> "ReleasedModel | None":
+    """The parts of a released model; None for a run or a bundle, which has no use for `asked`."""
+    given = {k: asked[k] for k in OF_RELEASED if asked[k] is not None and asked[k] is not False}
+    if source.kind != "model":
+        if given:
+            told = ", ".join("--" + name.replace("_", "-") for name in given)
+            verb = "is" if len(given) == 1 else "are"
+            raise ValueError(f"{told} {verb} for released models: give --model")
+        return None
+    from rectiflow.sampling.released import ReleasedSettings, find_released
+
+    settings = ReleasedSettings(**given, without=changes.get("without", ()))
+    return find_released(source.folder, settings)
 
 
 def _changes(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,18 +200,10 @@ def _changes(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _draw(
-    model: Path,
-    texts: list[str],
-    changes: dict[str, Any],
-    folder: Path,
-    place: tuple[str, str],
-    has_sheet: bool,
+    pipeline: "Pipeline", texts: list[str], changes: dict[str, Any], folder: Path, has_sheet: bool
 ) -> list[Path]:
     from rectiflow.sampling.images import contact_sheet, file_name, save_png
-    from rectiflow.sampling.load import load
 
-    device, precision = place
-    pipeline = load(model, device=device, precision=precision)
     with Progress() as progress:
         images = pipeline.sample(
             texts, on_progress=lambda done, total: progress("drawing", done, total), **changes

@@ -126,13 +126,14 @@ class ReleasedModel:
         """
         place = resolve_device(device)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[resolve_precision(precision, place)]
+        text = self._text(dtype)  # its mistakes are told before weights are read
         network = self.checkpoint.load_network(dtype)
         autoencoder = self.autoencoder[1]()
         recipe = _recipe(self.checkpoint)
         return Pipeline(
             network,
             autoencoder,
-            self._text(dtype),
+            text,
             formulation=formulation(recipe.get("objective", {}).get("formulation", OBJECTIVE)),
             side_px=network.config.base_latent_side * autoencoder.factor,
             unconditional_text=recipe.get("sampling", {}).get("unconditional", "empty"),
@@ -153,13 +154,13 @@ class ReleasedModel:
 
     def _text(self, dtype: torch.dtype) -> ReleasedText:
         held = [p.tokenizer.model_max_length for p in self.parts if p.name == "t5"]
-        config = self.checkpoint.config
+        wanted, config = self.settings.t5_tokens, self.checkpoint.config
         return ReleasedText(
             self.parts,
             context_width=config.context_width,
             pooled_width=config.pooled_width,
-            t5_tokens=self.settings.t5_tokens or min([T5_TOKENS, *held]),
-            missing_t5=self.settings.missing_t5 or "zeros",
+            t5_tokens=min([T5_TOKENS, *held]) if wanted is None else wanted,
+            missing_t5="zeros" if self.settings.missing_t5 is None else self.settings.missing_t5,
             t5_dtype=dtype,
         )
 
@@ -191,7 +192,7 @@ def find_released(model: str | Path, settings: ReleasedSettings | None = None) -
     )
     return ReleasedModel(
         checkpoint=checkpoint,
-        release=_release(checkpoint, str(model)),
+        release=_release(checkpoint),
         parts=find_text_parts(places, settings.without),
         autoencoder=_find_autoencoder(checkpoint, folder),
         settings=settings,
@@ -229,8 +230,11 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
     return sorted({checkpoint.network.file_of(name) for name in checkpoint.network})
 
 
-def _release(checkpoint: Checkpoint, name: str) -> str | None:
-    is_turbo = "turbo" in f"{name} {checkpoint.path.name}".lower()
+def _release(checkpoint: Checkpoint) -> str | None:
+    """The release of this shape and name; folders of the hub's cache bear names in their paths."""
+    path = checkpoint.path
+    names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
+    is_turbo = any("turbo" in name.lower() for name in names)
     is_large = checkpoint.release == "sd3.5-large"
     return "sd3.5-large-turbo" if is_large and is_turbo else checkpoint.release
 

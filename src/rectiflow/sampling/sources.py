@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rectiflow.config import nearest
+from rectiflow.interop.hub import locate
 from rectiflow.runs import Run, read_json
 from rectiflow.sampling.bundle import MANIFEST, packaged_bundles, packaged_names, verify
 
@@ -18,23 +19,40 @@ class Source:
     """A trained model on disk.
 
     Args:
-        kind: A sealed bundle, or the folder of a run.
-        folder: Where it lies.
+        kind: A sealed bundle, the folder of a run, or a model in another program's files.
+        folder: Where it lies; a file, if the model is a single one.
     """
 
-    kind: Literal["bundle", "run"]
+    kind: Literal["bundle", "run", "model"]
     folder: Path
 
 
-def resolve_source(run: Path | None = None, bundle: str | None = None) -> Source:
-    """The model that a command line names: at most one of the two, else the default bundle.
+def resolve_source(
+    run: Path | None = None,
+    bundle: str | None = None,
+    model: str | None = None,
+    *,
+    download: bool = False,
+) -> Source:
+    """The model that a command line names: at most one of the three, else the default bundle.
+
+    Args:
+        run: A run's folder.
+        bundle: A bundle's name or folder.
+        model: A file or folder of another program's, or OWNER/NAME on the hub.
+        download: Whether the hub may be asked for `model`.
 
     Raises:
-        ValueError: If both are given.
+        ValueError: If several are given.
         FileNotFoundError: If there is nothing of that name, or it is of the other kind.
+        PermissionError: If the hub wants a licence accepted.
     """
-    if run is not None and bundle is not None:
-        raise ValueError(f"give --run or --bundle, not both (got {run} and {bundle})")
+    given = {"--run": run, "--bundle": bundle, "--model": model}
+    told = [f"{option} {value}" for option, value in given.items() if value is not None]
+    if len(told) > 1:
+        raise ValueError(f"give only one of {', '.join(given)}, got {' and '.join(told)}")
+    if model is not None:
+        return Source("model", locate(model, download=download))
     source = find_source(bundle or DEFAULT_BUNDLE if run is None else run)
     wanted = "bundle" if run is None else "run"
     if source.kind != wanted:
