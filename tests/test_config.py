@@ -177,3 +177,21 @@ def test_a_misspelt_name_of_the_file_survives_a_change_of_kind_and_is_refused():
     changed = config.override(Root, {"data": {"kind": "made", "nmu": 3}}, ["data.path=a"])
     with pytest.raises(ValueError, match=r"unknown setting data\.nmu"):
         config.from_dict(Root, changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    __pydantic_config__ = config.STRICT
+
+    data: Annotated[Pictures | Made, config.by_kind, config.default_kind("made")]
+
+
+def test_a_section_of_a_kind_by_default_may_leave_it_out():
+    assert config.from_dict(Shop, {"data": {"num": 3}}).data == Made(num=3)
+    assert config.from_dict(Shop, {"data": {"kind": "pictures", "path": "a"}}).data.path == "a"
+    with pytest.raises(ValueError, match=r"unknown setting data\.nmu; did you mean data\.num"):
+        config.from_dict(Shop, {"data": {"nmu": 3}})
+    changed = config.override(Shop, {"data": {"num": 3}}, ["data.path=a"])
+    assert config.from_dict(Shop, changed).data == Pictures(path="a")
+    union = Shop.__dataclass_fields__["data"].type
+    assert config.from_dict(union, {"num": 4}) == Made(num=4)

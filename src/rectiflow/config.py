@@ -31,6 +31,16 @@ FREE: dict[str, bool] = {"is_free": True}
 """Field metadata: the setting does not enter what is computed, so a run may resume with another."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _DefaultKind:
+    kind: str
+
+
+def default_kind(kind: str) -> Any:
+    """Marks a union by kind of which a section may leave `kind` out, and says what it is then."""
+    return _DefaultKind(kind)
+
+
 def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
     """Build the configuration `cls` (a class or a union by kind) from nested mappings.
 
@@ -39,6 +49,7 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
             value out of range; one line with the path of the setting, what is expected and given.
     """
     _refuse_what_json_lacks(values)
+    values = _with_default_kinds(cls, values)
     try:
         return pydantic.TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
     except pydantic.ValidationError as error:
@@ -146,6 +157,20 @@ def _refuse_what_json_lacks(value: Any, at: str = "") -> None:
         raise ValueError(f"{at}: expected a finite number, got {value}")
     elif value is not None and not isinstance(value, str | int | float | bool):
         raise ValueError(f"{at}: expected a number, text or table, got {value}")
+
+
+def _with_default_kinds(declared: Any, values: Any) -> Any:
+    """The same values, with the kind spelt out in sections that may leave it out."""
+    if not isinstance(values, Mapping):
+        return values
+    for mark in getattr(declared, "__metadata__", ()):
+        if isinstance(mark, _DefaultKind):
+            values = {"kind": mark.kind, **values}
+    section = _section(declared, values)
+    if section is None:
+        return values
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {name: _with_default_kinds(hints.get(name), child) for name, child in values.items()}
 
 
 def _unjson(value: Any) -> str:

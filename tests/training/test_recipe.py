@@ -3,6 +3,7 @@
 import pytest
 
 from rectiflow import config
+from rectiflow.nn.settings import CrossDiTSettings, MMDiTSettings, UNetSettings
 from rectiflow.training.recipe import (
     AutoencoderRecipe,
     EncodersRecipe,
@@ -40,6 +41,55 @@ def test_the_kind_decides_the_sections(path):
     assert isinstance(load_recipe(path, ["kind=encoders"]), EncodersRecipe)
     with pytest.raises(ValueError, match=r"unknown setting sampling; known: data, kind, model"):
         load_recipe(path, ["kind=autoencoder", "sampling.num_steps=3"])
+
+
+def test_a_model_is_an_mmdit_unless_it_says_otherwise(path):
+    assert load_recipe(path).model == MMDiTSettings()
+    three = load_recipe(path, ["model.num_weight_sets=3", "model.depth=2"])
+    assert three.model == MMDiTSettings(depth=2, num_weight_sets=3)
+    crossdit = load_recipe(path, ["model.kind=crossdit", "model.num_heads=2"])
+    assert crossdit.model == CrossDiTSettings(num_heads=2)
+    unet = load_recipe(path, ["model.family=if", "model.channels=[64, 128]", "model.depths=[1, 0]"])
+    assert unet.model == UNetSettings(family="if", channels=(64, 128), depths=(1, 0))
+    assert recipe_from_dict(config.to_dict(unet)) == unet
+    with pytest.raises(ValueError, match=r'^model.kind: expected "mmdit" \| "dit" .*, got "vit"'):
+        load_recipe(path, ["model.kind=vit"])
+
+
+def test_a_config_from_before_models_had_kinds_reads_as_an_mmdit(path):
+    values = config.to_dict(load_recipe(path, ["model.depth=3"]))
+    for later in ("kind", "num_weight_sets"):
+        del values["model"][later]
+    assert recipe_from_dict(values) == load_recipe(path, ["model.depth=3"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "multiple"),
+    [("dit", 16), ("crossdit", 16), ("uvit", 16), ("unet", 64), ("pixart", 16)],
+)
+def test_the_side_must_fit_the_network(path, kind, multiple):
+    assert load_recipe(path, [f"model.kind={kind}", f"data.size_px={multiple}"])
+    with pytest.raises(ValueError, match=rf"size_px must be a multiple of {multiple}, .* got 72"):
+        load_recipe(path, [f"model.kind={kind}", "data.size_px=72"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "assignment", "message"),
+    [
+        ("dit", "num_heads=0", "num_heads must be >= 1, got 0"),
+        ("crossdit", "patch_size=0", "patch_size must be >= 1, got 0"),
+        ("uvit", "norm_groups=0", "norm_groups must be >= 1, got 0"),
+        ("uvit", "channels=[]", r"channels must name a width >= 1 for each level, got \[\]"),
+        ("unet", "channels=[0]", r"channels must name a width >= 1 for each level, got \[0\]"),
+        ("unet", "head_width=0", "head_width must be >= 1, got 0"),
+        ("unet", "family=sdxl", r'family: expected "sd" \| "if", got "sdxl"'),
+        ("pixart", "depth=0", "depth must be >= 1, got 0"),
+        ("mmdit", "num_weight_sets=4", "num_weight_sets: expected 2 | 3, got 4"),
+    ],
+)
+def test_a_model_out_of_range_is_refused_by_its_path(path, kind, assignment, message):
+    with pytest.raises(ValueError, match=rf"^model\.{message}"):
+        load_recipe(path, [f"model.kind={kind}", f"model.{assignment}"])
 
 
 def test_packaged_recipes_are_valid_and_carry_their_name():
@@ -83,7 +133,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
         ("training.clip_norm=-1", "training.clip_norm must be >= 0, got -1.0"),
         ("objective.text_dropout=2", r"objective.text_dropout must be in \[0, 1\], got 2.0"),
         ("data.size_px=60", "data.size_px must be a positive multiple of 8, got 60"),
-        ("data.size_px=72", "data.size_px must be a multiple of 8 model.patch_size = 16, got 72"),
+        ("data.size_px=72", "data.size_px must be a multiple of 16, .* for the model, got 72"),
         ("data.synthetic_fraction=-1", r"data.synthetic_fraction must be in \[0, 1\], got -1.0"),
         ("model.depth=0", "model.depth must be >= 1, got 0"),
         ("sampling.num_steps=0", "sampling.num_steps must be >= 1, got 0"),

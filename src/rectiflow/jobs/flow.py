@@ -1,4 +1,4 @@
-"""Recipes of kind `flow`: frozen encoders, an encoded store, an MM-DiT."""
+"""Recipes of kind `flow`: frozen encoders, an encoded store, a network."""
 
 import dataclasses
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.manifest import json_hash
@@ -20,7 +21,7 @@ from rectiflow.flow.formulations import formulation
 from rectiflow.jobs.grids import PictureGrid, grid_prompts
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.jobs.records import claim_data, data_identity, scenes_of
-from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
+from rectiflow.nn.backbones import new_network
 from rectiflow.preparation.encode import Encoders
 from rectiflow.preparation.prepare import summary
 from rectiflow.preparation.prepared import Prepared, prepare_folder, prepare_scenes
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
-    """An MM-DiT on latents and text states, both encoded once into `<runs>/stores`."""
+    """A network on latents and text states, both encoded once into `<runs>/stores`."""
     section = dataclasses.asdict(recipe.encoders)
     autoencoder, text = load_encoders(section)
     network = _new_network(recipe, autoencoder, text)
@@ -53,20 +54,22 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=(grid,))
 
     def finish(run: Run) -> Mapping[str, Any]:
-        _export(network, section, run)
-        return {"mmdit": "export/mmdit"}
+        _export(network, recipe.model.kind, section, run)
+        return {recipe.model.kind: f"export/{recipe.model.kind}"}
 
     return Job(objective=objective, source=training, hooks=hooks, finish=finish, facts=facts)
 
 
-def _new_network(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> MMDiT:
+def _new_network(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> nn.Module:
     """An untrained network whose weights are a function of the recipe's seed."""
-    network = MMDiT(shape_of(recipe, autoencoder, text))
+    network: Any = new_network(shape_of(recipe, autoencoder, text))
     network.reset_parameters(torch.Generator().manual_seed(recipe.seed))
+    if not network.config.takes_pooled:
+        _log.warning("a network of kind %s has no use for the pooled text", recipe.model.kind)
     return network
 
 
-def shape_of(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> MMDiTConfig:
+def shape_of(recipe: FlowRecipe, autoencoder: Autoencoder, text: TextEncoders) -> Any:
     """The shape of the recipe's network on these encoders."""
     section = dataclasses.asdict(recipe.model)
     return network_config(section, recipe.data.size_px, autoencoder, text)
@@ -158,7 +161,7 @@ def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, Store
     return training, held_out
 
 
-def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run) -> None:
+def _export(network: nn.Module, kind: str, encoders: Mapping[str, Any], run: Run) -> None:
     """Write RUN/export: the averaged network and the encoders it was trained on, one bundle."""
     if run.export.exists():
         shutil.rmtree(run.export)  # an export that a kill cut short
@@ -167,11 +170,12 @@ def _export(network: MMDiT, encoders: Mapping[str, Any], run: Run) -> None:
     for part in sorted(folders.text.iterdir()):
         if part.is_dir() and part.name.startswith(("text_encoder", "tokenizer", "image_encoder")):
             shutil.copytree(part, run.export / part.name)
-    (run.export / "mmdit").mkdir()
-    write_json(run.export / "mmdit" / "config.json", dataclasses.asdict(network.config))
+    (run.export / kind).mkdir()
+    shape: Any = network.config
+    write_json(run.export / kind / "config.json", dataclasses.asdict(shape))
     tensors = {
         name: tensor.detach().contiguous() for name, tensor in named_tensors(network).items()
     }
-    save_file(tensors, run.export / "mmdit" / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, run.export / kind / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(run.config_path, run.export / "config.json")
     seal(run.export, {"recipe_hash": sha256(run.export / "config.json")})

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, TruncationWarning
 from rectiflow.flow.formulations import formulation
 from rectiflow.nn.kernels import no_autocast
-from rectiflow.nn.mmdit import MMDiT
 from rectiflow.preparation.prepared import Prepared
 from rectiflow.sampling.images import contact_sheet, save_png, to_bytes
 from rectiflow.sampling.options import SamplingOptions
@@ -57,7 +56,7 @@ class PictureGrid:
 
     def __init__(
         self,
-        network: MMDiT,
+        network: nn.Module,
         autoencoder: Autoencoder,
         text: TextEncoders,
         recipe: FlowRecipe,

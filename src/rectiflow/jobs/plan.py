@@ -42,7 +42,7 @@ def plan(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
 def _flow_costs(recipe: FlowRecipe) -> dict[str, Any]:
     from rectiflow.flow.formulations import formulation
     from rectiflow.jobs.flow import shape_of
-    from rectiflow.nn.sizes import forward_flops, num_parameters
+    from rectiflow.nn.backbones import backbone_of
     from rectiflow.preparation.encode import Encoders
     from rectiflow.sampling.load import load_encoders
 
@@ -50,8 +50,9 @@ def _flow_costs(recipe: FlowRecipe) -> dict[str, Any]:
     autoencoder, text = load_encoders(dataclasses.asdict(recipe.encoders))
     shape = shape_of(recipe, autoencoder, text)
     side = recipe.data.size_px // autoencoder.factor
-    forward = forward_flops(shape, side, side, num_text_tokens=sum(text.segments))
-    costs = _training_costs(num_parameters(shape), recipe.training)
+    backbone = backbone_of(shape)
+    forward = backbone.forward_flops(shape, side, side, tuple(text.segments))
+    costs = _training_costs(backbone.num_parameters(shape), recipe.training)
     step_flops = BACKWARD_FACTOR * forward * recipe.training.batch_size
     costs |= {"forward_flops": forward, "step_flops": step_flops}
     if recipe.training.num_steps is not None:

@@ -11,7 +11,7 @@ from rectiflow.evaluation.scenes_prompts import load_prompts
 from rectiflow.evaluation.subset import evenly
 from rectiflow.evaluation.suite import SuiteSettings, evaluate_pictures
 from rectiflow.jobs.job import Progress
-from rectiflow.nn.sizes import num_parameters
+from rectiflow.nn.backbones import backbone_of
 from rectiflow.quickstart.findings import ModelFindings
 from rectiflow.quickstart.prompts import PROMPTS, SEED
 from rectiflow.runs import Run, write_json
@@ -86,8 +86,9 @@ def _facts(pipeline: Pipeline, source: str, num_steps: int | None) -> dict[str, 
     result = Run(find_source(source).folder).result() or {}
     facts = {
         "model": source,
-        "depth": network.config.depth,
-        "parameters": num_parameters(network.config),
+        "network": backbone_of(network.config).kind,
+        "depth": getattr(network.config, "depth", None),
+        "parameters": backbone_of(network.config).num_parameters(network.config),
         "steps": result.get("num_steps") if num_steps is None else num_steps,
         "pictures seen": result.get("images_seen"),
         "solver": f"{options.solver}, {options.num_steps} steps",

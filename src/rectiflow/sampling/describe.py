@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from rectiflow.nn.sizes import forward_flops, num_parameters
+from rectiflow.nn.backbones import backbone_of
 from rectiflow.runs import Run
 from rectiflow.sampling.load import load
 from rectiflow.sampling.pipeline import Pipeline
@@ -22,19 +22,21 @@ def describe(source: Source) -> dict[str, Any]:
     network: Any = pipeline.network
     shape = network.config
     rows = pipeline.side_px // pipeline.autoencoder.factor
-    num_text_tokens = sum(pipeline.text.segments)
-    forward = forward_flops(shape, rows, rows, num_text_tokens)
+    backbone, segments = backbone_of(shape), tuple(pipeline.text.segments)
+    forward = backbone.forward_flops(shape, rows, rows, segments)
+    largest = shape.max_latent_side
     return {
         "kind": source.kind,
         "folder": str(source.folder),
         "recipe": _recipe_name(source),
         "recipe_hash": pipeline.recipe_hash,
-        "network": dataclasses.asdict(shape),
-        "parameters": _parameters(pipeline, num_parameters(shape)),
+        "network": {"kind": backbone.kind, **dataclasses.asdict(shape)},
+        "takes_pooled": shape.takes_pooled,
+        "parameters": {backbone.kind: backbone.num_parameters(shape), **_others(pipeline)},
         "side_px": pipeline.side_px,
-        "largest_side_px": shape.table_side * shape.patch_size * pipeline.autoencoder.factor,
-        "num_image_tokens": (rows // shape.patch_size) ** 2,
-        "num_text_tokens": num_text_tokens,
+        "largest_side_px": None if largest is None else largest * pipeline.autoencoder.factor,
+        "num_image_tokens": (rows // shape.latent_multiple) ** 2,
+        "num_text_tokens": sum(segments),
         "forward_flops": forward,
         "picture_flops": pipeline.options.network_calls * forward,
         "sampling": dataclasses.asdict(pipeline.options),
@@ -42,12 +44,12 @@ def describe(source: Source) -> dict[str, Any]:
     }
 
 
-def _parameters(pipeline: Pipeline, of_network: int) -> dict[str, int]:
+def _others(pipeline: Pipeline) -> dict[str, int]:
+    """Parameters of everything but the network."""
     clip_l, clip_g, t5 = pipeline.text.models
     parts: dict[str, nn.Module] = {"clip_l": clip_l, "clip_g": clip_g, "t5": t5}
     parts["autoencoder"] = pipeline.autoencoder
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    return {"mmdit": of_network, **counts}
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
 
 def _recipe_name(source: Source) -> str:

@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from rectiflow.config import from_dict
 from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.errors import DataError
 from rectiflow.flow.formulations import formulation
-from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
+from rectiflow.nn import backbones
+from rectiflow.nn.backbones import BACKBONES, Interface, backbone_of
+from rectiflow.nn.settings import AnyNetworkSettings
 from rectiflow.runs import Run, read_json
 from rectiflow.sampling.bundle import sha256, verify
 from rectiflow.sampling.options import SamplingOptions
@@ -45,7 +48,7 @@ def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "aut
 def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline:
     if "config.json" not in verify(folder)["files"]:
         raise DataError(f"{folder} has no config.json, which says how its network is read")
-    network = network_from(folder / "mmdit" / "config.json", folder / "mmdit" / "model.safetensors")
+    network = network_from(folder)
     encoders = Autoencoder.load(folder / "vae"), TextEncoders.load(folder)
     return _pipeline(network, encoders, folder / "config.json", device, precision)
 
@@ -83,7 +86,7 @@ def averaged_weights(run: Run) -> Path:
 
 
 def _pipeline(
-    network: MMDiT,
+    network: nn.Module,
     encoders: tuple[Autoencoder, TextEncoders],
     config: Path,
     device: torch.device,
@@ -91,6 +94,7 @@ def _pipeline(
 ) -> Pipeline:
     """Put the parts together with the recipe's settings of sampling."""
     autoencoder, text = encoders
+    shape: Any = network.config
     recipe = read_json(config)
     settings = recipe.get("sampling", {})
     known = ("num_steps", "solver", "guidance_scale", "shift")
@@ -99,7 +103,7 @@ def _pipeline(
         autoencoder,
         text,
         formulation=formulation(recipe["objective"]["formulation"]),
-        side_px=network.config.base_side * network.config.patch_size * autoencoder.factor,
+        side_px=shape.base_latent_side * autoencoder.factor,
         unconditional_text=settings.get("unconditional", "zeros"),
         device=device,
         precision=precision,
@@ -116,45 +120,50 @@ def load_encoders(encoders: Mapping[str, Any]) -> tuple[Autoencoder, TextEncoder
 
 def network_config(
     model: Mapping[str, Any], size_px: int, autoencoder: Autoencoder, text: TextEncoders
-) -> MMDiTConfig:
+) -> Any:
     """The network that a recipe's `model` section means with these encoders.
 
     Args:
-        model: `depth`, `patch_size`, `qk_norm`, `table_factor`.
+        model: Fields of one of `rectiflow.nn.settings`, told apart by `kind`.
         size_px: Side of the pictures trained on.
         autoencoder: Gives the latents' channels and scale.
         text: Gives the widths of context and pooled text.
+
+    Raises:
+        ValueError: If a field is unknown or out of range, or the network takes no such side.
     """
-    base_side = size_px // (autoencoder.factor * model["patch_size"])
-    return MMDiTConfig(
-        depth=model["depth"],
-        patch_size=model["patch_size"],
+    interface = Interface(
         latent_channels=autoencoder.latent_channels,
         context_width=text.context_width,
         pooled_width=text.pooled_width,
-        base_side=base_side,
-        table_side=base_side * model["table_factor"],
-        qk_norm=model["qk_norm"],
+        latent_side=size_px // autoencoder.factor,
     )
+    return backbones.network_config(from_dict(AnyNetworkSettings, model), interface)
 
 
-def network_from(config: Path, weights: Path) -> MMDiT:
-    """Read a network of a bundle, in float32.
+def network_from(bundle: Path) -> nn.Module:
+    """Read the network of a bundle, in float32; its folder has the name of its kind.
 
     Raises:
         DataError: If a file is damaged, or weights and configuration do not fit.
     """
+    kinds = [kind for kind in BACKBONES if (bundle / kind).is_dir()]
+    if len(kinds) != 1:
+        raise DataError(f"{bundle} must hold one network ({', '.join(BACKBONES)}), got {kinds}")
+    config, weights = (bundle / kinds[0] / name for name in ("config.json", "model.safetensors"))
     try:
-        shape = MMDiTConfig(**read_json(config))
-    except TypeError as error:
-        raise DataError(f"{config} is not an MM-DiT's configuration: {error}") from error
+        values = read_json(config)
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        shape = BACKBONES[kinds[0]].config(**fields)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{config} is not a configuration of {kinds[0]}: {error}") from error
     return with_weights(shape, read_weights(weights), weights)
 
 
-def with_weights(config: MMDiTConfig, weights: Mapping[str, Tensor], file: Path) -> MMDiT:
+def with_weights(config: Any, weights: Mapping[str, Tensor], file: Path) -> nn.Module:
     """A network of this shape with these weights; `file` names them in an error."""
     with torch.device("meta"):  # no time spent on first weights that are replaced at once
-        network = MMDiT(config)
+        network = backbone_of(config).build(config)
     try:
         network.load_state_dict(dict(weights), assign=True)
     except RuntimeError as error:

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from rectiflow import config
 from rectiflow.config import STRICT, by_kind
-from rectiflow.encoders.settings import AutoencoderModel, EncodersModel
+from rectiflow.encoders.settings import AUTOENCODER_FACTOR, AutoencoderModel, EncodersModel
+from rectiflow.nn.settings import AnyNetworkSettings, MMDiTSettings
 from rectiflow.training.settings import (
     AutoencoderLoss,
     EncodersLoss,
     EncodersSettings,
     FlowSettings,
     FolderData,
-    MMDiTSettings,
     SamplingSettings,
     ScenesData,
     TrainingSettings,
@@ -26,14 +26,14 @@ Data = Annotated[ScenesData | FolderData, by_kind]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowRecipe:
-    """An MM-DiT on the latents and texts of frozen encoders.
+    """A network on the latents and texts of frozen encoders.
 
     Args:
         name: Name of the recipe, by default that of its file.
         seed: Seed of everything that is drawn in the run, and of the first weights.
         data: What it learns from.
         encoders: What makes latents and text states.
-        model: The network.
+        model: The network; an MM-DiT unless `kind` names another.
         objective: The loss.
         training: The loop.
         sampling: How pictures are drawn from it.
@@ -46,17 +46,19 @@ class FlowRecipe:
     seed: int = 0
     data: Data
     encoders: EncodersSettings = field(default_factory=EncodersSettings)
-    model: MMDiTSettings = field(default_factory=MMDiTSettings)
+    model: AnyNetworkSettings = field(default_factory=MMDiTSettings)
     objective: FlowSettings = field(default_factory=FlowSettings)
     training: TrainingSettings
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
-        if self.data.size_px % (8 * self.model.patch_size):
+        unit = AUTOENCODER_FACTOR * self.model.latent_multiple
+        if self.data.size_px % unit:
             raise ValueError(
-                f"data.size_px must be a multiple of 8 model.patch_size = "
-                f"{8 * self.model.patch_size}, got {self.data.size_px}"
+                f"data.size_px must be a multiple of {unit}, {AUTOENCODER_FACTOR} for the "
+                f"autoencoder times {self.model.latent_multiple} for the model, "
+                f"got {self.data.size_px}"
             )
 
 

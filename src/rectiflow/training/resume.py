@@ -10,13 +10,17 @@ from torch import Tensor, nn
 
 from rectiflow import config, runs
 from rectiflow.errors import DataError
+from rectiflow.nn.settings import KINDS
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.recipe import Recipe, recipe_from_dict
 
 # Where a bundle, or the export of a run, keeps the networks that a recipe may train.
-_BUNDLED = ("mmdit/model.safetensors", "vae/diffusion_pytorch_model.safetensors")
+_BUNDLED = (
+    *(f"{kind}/model.safetensors" for kind in KINDS),
+    "vae/diffusion_pytorch_model.safetensors",
+)
 
 
 def claim(run: Run, recipe: Recipe) -> None:

@@ -32,6 +32,9 @@ class Terms:
 
 Model = TypeVar("Model", bound=nn.Module)
 
+MATRIX_HOLDERS = {"blocks", "layers", "attentions", "transformer_blocks"}
+"""Names of the modules whose matrices Muon takes; the last two are diffusers'."""
+
 
 class Objective(ABC, Generic[Model]):
     """A model and the loss it is trained on.
@@ -48,20 +51,28 @@ class Objective(ABC, Generic[Model]):
     def matrices(self) -> dict[str, int]:
         """Parameters that Muon takes, with the number of matrices stacked in each along its rows.
 
-        By default the 2-D parameters of modules called `blocks` or `layers`; queries, keys and
-        values stored as one matrix count as one each. Scales of norms are no matrices, however they
-        are stored. Modulations are left to AdamW: the tiny model learned faster so, in shorter
-        steps (docs/benchmarks.md).
+        By default the 2-D parameters of modules whose name is in `MATRIX_HOLDERS`; queries, keys
+        and values stored as one matrix count as one each, and so do the two halves of a gated
+        perceptron. Kernels of convolutions are no matrices, nor are scales of norms and tables of
+        modulations, however they are stored. Modulations are left to AdamW: the tiny model learned
+        faster so, in shorter steps (docs/benchmarks.md).
         """
         return {
-            name: max(1, len(p) // p.shape[1]) if "qkv" in name else 1
+            name: _num_stacked(name, p)
             for name, p in self.model.named_parameters()
             if p.ndim == 2
             and p.requires_grad
-            and {"blocks", "layers"} & set(name.split("."))
-            and "norm" not in name
-            and "modulation" not in name
+            and MATRIX_HOLDERS & set(name.split("."))
+            and not any(word in name for word in ("norm", "modulation", "scale_shift_table"))
         }
+
+
+def _num_stacked(name: str, matrix: Tensor) -> int:
+    rows, columns = matrix.shape
+    if "kv" in name:  # queries, keys and values, or keys and values
+        return max(1, rows // columns)
+    # diffusers' gated perceptron: the values, then their gates, 4 times as wide as the token each.
+    return 2 if name.endswith("ff.net.0.proj.weight") and rows == 8 * columns else 1
 
 
 @runtime_checkable

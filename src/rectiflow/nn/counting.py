@@ -1,0 +1,83 @@
+"""Counts of a network by running it on the meta device: shapes without numbers or memory."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rectiflow.conditioning import Conditioning
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` makes, without weights."""
+    with torch.device("meta"):
+        return build().to("meta")
+
+
+def parameters_of(network: nn.Module) -> int:
+    """Learned numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def flops_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
+    """Floating-point operations of one sample's forward pass, those of attention included.
+
+    A multiply-add is two. Matrix products and convolutions only, by torch's counter.
+
+    Args:
+        network: On the meta device.
+        height: Rows of the latent.
+        width: Columns of the latent.
+        segments: Tokens of each group of text encoders.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        _run(network, height, width, segments)
+    return counter.get_total_flops()
+
+
+def layer_macs_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
+    """Multiply-adds in linear and convolution layers of one sample's forward pass.
+
+    What arXiv:2404.02883 counts: without the two products inside attention, which have no weights.
+    Arguments as in `flops_of`; layers are counted where they are called as modules. Of blocks in a
+    row that are alike one is run, and counted as often as there are blocks.
+    """
+    total, repeats = 0, dict[nn.Module, int]()
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += repeats.get(layer, 1) * output.numel() * layer.weight[0].numel()  # pyright: ignore
+
+    layers = [each for each in network.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    rows = [(m, m.transformer_blocks) for m in network.modules() if _has_blocks_alike(m)]
+    try:
+        for holder, blocks in rows:
+            repeats |= dict.fromkeys(blocks[0].modules(), len(blocks))  # pyright: ignore
+            holder.transformer_blocks = blocks[:1]  # pyright: ignore
+        _run(network, height, width, segments)
+    finally:
+        for holder, blocks in rows:
+            holder.transformer_blocks = blocks
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+def _has_blocks_alike(module: nn.Module) -> bool:
+    """Whether diffusers' `transformer_blocks` of this module have the same weights by shape."""
+    blocks = getattr(module, "transformer_blocks", ())
+    shapes = [[(name, p.shape) for name, p in block.named_parameters()] for block in blocks]
+    return len(shapes) > 1 and all(each == shapes[0] for each in shapes)
+
+
+@torch.no_grad()
+def _run(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> None:
+    config = network.config
+    with torch.device("meta"):
+        x = torch.empty(1, config.latent_channels, height, width)  # pyright: ignore
+        context = torch.empty(1, sum(segments), config.context_width)  # pyright: ignore
+        pooled = torch.empty(1, config.pooled_width)  # pyright: ignore
+        network(x, torch.empty(1), Conditioning(context, pooled, segments))
