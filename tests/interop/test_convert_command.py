@@ -1,13 +1,18 @@
 """`rectiflow convert` as its users meet it."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 
+import rectiflow
 from rectiflow.cli.convert import parse_bytes
-from rectiflow.cli.main import main
+from rectiflow.cli.main import app, main
 from tests.interop.networks import DUAL, network, write_stability
 
 
@@ -74,3 +79,14 @@ def test_sizes_are_in_powers_of_ten():
     for text in ("", "0", "-1GB", "5TB", "GB"):
         with pytest.raises(ValueError, match="--shard-size must be a size"):
             parse_bytes(text)
+
+
+def test_the_commands_of_the_how_to_page_parse():
+    page = (Path(rectiflow.__file__).parents[2] / "docs" / "sd3_files.md").read_text("utf-8")
+    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("rectiflow ")]
+    assert {words[1] for words in commands} == {"convert", "sample"}
+    program = typer.main.get_command(app)
+    for _, verb, *arguments in commands:
+        program.commands[verb].make_context(verb, arguments)
