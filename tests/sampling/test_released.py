@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
+from rectiflow.sampling.bundle import packaged_bundles
 from rectiflow.sampling.released import (
     OPTIONS,
     ReleasedModel,
@@ -280,6 +281,11 @@ def test_missing_parts_are_refused_by_name(bare, net, folder, tmp_path):
         find_released("someone/something")
     with pytest.raises(ValueError, match="missing_t5 must be one of"):
         find_released(folder, ReleasedSettings(missing_t5="all", without=("t5",))).facts()
+
+
+def test_a_model_of_this_package_is_refused_with_the_option_for_it():
+    with pytest.raises(ValueError, match="give --run or --bundle"):
+        find_released(packaged_bundles() / "scenes-tiny")
 
 
 def test_what_is_nowhere_is_fetched_only_if_permitted(bare, folder, monkeypatch):

@@ -1,10 +1,14 @@
+import json
 import shutil
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from rectiflow.encoders.charsmap import byte_letters
 from rectiflow.encoders.released.places import REPOSITORIES, Places, find_text_parts, load_padded
+from rectiflow.encoders.tokenizers import BOS, EOS
 from rectiflow.errors import DataError
 from tests.encoders.released import tiny
 
@@ -79,6 +83,37 @@ def test_tokenizers_pad_as_sd3_does_whatever_their_files_say(folder, tmp_path):
     assert ids_g[2:] == [end, *[0] * (tiny.CLIP_TOKENS - 3)]
     t5 = load_padded("t5", folder / "tokenizer_3")
     assert t5("red", **row).input_ids[1:] == [t5.eos_token_id, *[0] * (tiny.CLIP_TOKENS - 2)]
+
+
+def test_a_tokenizer_in_the_files_of_the_release_is_read(tmp_path):
+    # vocab.json and merges.txt instead of tokenizer.json
+    letters = sorted(byte_letters())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "re", "red</w>", BOS, EOS]
+    marks = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": "!"}
+    files = {
+        "vocab.json": json.dumps({word: index for index, word in enumerate(words)}),
+        "merges.txt": "#version: 0.2\nr e\nre d</w>\n",
+        "special_tokens_map.json": json.dumps(marks),
+        "tokenizer_config.json": json.dumps(
+            {**marks, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+        ),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    tokenizer = load_padded("clip_g", tmp_path)
+    ids = tokenizer("Red to", padding="max_length", max_length=7).input_ids
+    assert [words[i] for i in ids] == [BOS, "red</w>", "t", "o</w>", EOS, "!", "!"]
+    assert tokenizer.model_max_length == 77
+
+
+def test_a_sentencepiece_file_needs_its_package(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    shutil.copytree(folder / "tokenizer_3", tmp_path / "t5")
+    (tmp_path / "t5" / "spiece.model").touch()
+    load_padded("t5", tmp_path / "t5")  # a tokenizer.json beside it will do
+    (tmp_path / "t5" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"spiece\.model alone, .* the package sentencepiece"):
+        load_padded("t5", tmp_path / "t5")
 
 
 def test_half_precision_folders_without_another_are_read(folder, tmp_path):

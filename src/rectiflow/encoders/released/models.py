@@ -115,7 +115,7 @@ def _t5_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = {
         key: value
         for key, value in tensors.items()
-        if not key.startswith("decoder.") and key not in (words, "lm_head.weight")
+        if not key.startswith("decoder.") and key not in (words, "lm_head.weight", "logit_scale")
     }
     if words in tensors:
         weights.setdefault("shared.weight", tensors[words])

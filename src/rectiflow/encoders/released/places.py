@@ -9,6 +9,7 @@ In a folder are looked for, in this order: the subfolders of a diffusers pipelin
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,21 @@ def load_padded(name: str, folder: Path) -> Any:
     """A tokenizer that pads as SD3 does, whatever its own files say.
 
     The public tokenizer of bigG pads with the end of text, the released one with id 0 ("!").
+
+    Raises:
+        ValueError: If it is a SentencePiece file alone, and nothing here reads these.
+        DataError: If a file is damaged.
     """
+    is_piece_file = (folder / "spiece.model").is_file()
+    if (
+        is_piece_file
+        and not (folder / "tokenizer.json").is_file()
+        and not find_spec("sentencepiece")
+    ):
+        raise ValueError(
+            f"{folder} holds its tokenizer as spiece.model alone, which takes the package "
+            "sentencepiece to read: install it, or give --tokenizers DIR with a tokenizer.json"
+        )
     tokenizer = load_tokenizer(_TOKENIZERS[name], folder)
     pad = tokenizer.eos_token_id if name == "clip_l" else 0
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)

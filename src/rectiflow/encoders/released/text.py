@@ -4,7 +4,7 @@ What a graphics card holds at its fullest, in GB (10^9 bytes), for one picture o
 encoder is read, encodes every prompt and negative, and is freed before the next is read; the
 network comes after the last, so the largest of these is what counts, not their sum:
 
-    CLIP-L, float32                123.1 M parameters      0.5
+    CLIP-L, float32                123.7 M parameters      0.5
     CLIP bigG, float32             694.7 M                 2.8
     T5-XXL encoder, bf16          4762.3 M                 9.5
     SD3.5-Medium, bf16            2469.7 M with its table  4.9, about 1 more while it computes
