@@ -5,6 +5,8 @@ import torch
 
 from rectiflow.conditioning import Conditioning
 from rectiflow.interop.checkpoint import open_checkpoint
+from rectiflow.interop.conversion import convert, plan
+from tests.interop.networks import DUAL, foreign_weights, network, same, write_stability
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -47,3 +49,16 @@ def test_a_folder_of_diffusers_is_the_same_function_to_1e_5(
         theirs = peer(x, context, pooled, 1000 * t, return_dict=False)[0]
     assert theirs.std() > 0.1
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+def test_diffusers_reads_the_shards_that_we_write(tmp_path):
+    from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+
+    model = network(DUAL)
+    source = open_checkpoint(write_stability(tmp_path / "m.safetensors", model))
+    folder = convert(plan(source, "diffusers", tmp_path / "folder", shard_bytes=500_000))
+    assert len(list((folder / "transformer").glob("*.safetensors"))) > 3
+    peer = SD3Transformer2DModel.from_pretrained(str(folder / "transformer"))
+    assert same(dict(peer.state_dict()), foreign_weights(model, "diffusers"))
+    assert peer.config.dual_attention_layers == [0]
+    assert peer.config.sample_size == DUAL.base_side * DUAL.patch_size

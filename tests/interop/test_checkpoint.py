@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.sampling.bundle import packaged_bundles
+from rectiflow.sealing import seal
 from tests.interop.networks import (
     DUAL,
     NORMED,
@@ -144,10 +145,16 @@ def test_bundles_and_runs_open_with_their_recipe(tmp_path):
     assert same(opened.load_network().state_dict(), weights)
 
 
+def test_a_model_of_another_backbone_is_refused(tmp_path):
+    export = write_run(tmp_path / "run") / "export"
+    (export / "mmdit").rename(export / "uvit")
+    seal(export, {})
+    with pytest.raises(FileNotFoundError, match=r"no mmdit/config\.json; only an MM-DiT converts"):
+        open_checkpoint(tmp_path / "run")
+
+
 def test_three_weight_sets_are_opened_in_our_own_layout(tmp_path):
     run = write_run(tmp_path / "run")
-    from rectiflow.sealing import seal
-
     config = replace(SMALL, num_weight_sets=3)
     place = run / "export" / "mmdit"
     (place / "config.json").write_text(json.dumps(asdict(config)))

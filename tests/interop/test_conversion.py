@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rectiflow.errors import DataError
+from rectiflow.flow.formulations import formulation
+from rectiflow.flow.predictions import VelocityPrediction
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.interop.conversion import NOTICE, convert, plan
 from rectiflow.interop.shapes import RELEASED
@@ -90,6 +92,16 @@ def test_what_neither_layout_can_hold_is_refused(changes, told, tmp_path):
     for to, target in (("diffusers", "folder"), ("stability", "x.safetensors")):
         with pytest.raises(ValueError, match=told):
             plan(opened, to, tmp_path / target)
+
+
+def test_an_output_that_is_no_velocity_of_a_rectified_flow_is_refused(tmp_path, monkeypatch):
+    opened = open_checkpoint(packaged_bundles() / "scenes-tiny")
+    name = opened.facts["recipe"]["objective"]["formulation"]
+    plan(opened, "diffusers", tmp_path / "x")
+    other = replace(formulation(name), prediction=type("Noise", (VelocityPrediction,), {})())
+    monkeypatch.setattr("rectiflow.interop.conversion.formulation", lambda _: other)
+    with pytest.raises(ValueError, match=r"take the output for the velocity .* rf/lognorm"):
+        plan(opened, "diffusers", tmp_path / "x")
 
 
 def test_targets_that_do_not_suit_are_refused(tmp_path):

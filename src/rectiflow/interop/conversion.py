@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rectiflow.flow.formulations import formulation
+from rectiflow.flow.paths import RectifiedFlow
+from rectiflow.flow.predictions import VelocityPrediction
 from rectiflow.interop.checkpoint import NETWORK_PREFIX, PART_PREFIXES, Checkpoint
 from rectiflow.interop.keys import Foreign, pieces
 from rectiflow.interop.pipeline_folder import (
@@ -134,6 +137,7 @@ def plan(
     """
     _refuse_target(to, target, shard_bytes)
     _refuse_network(to, source.config)
+    _refuse_formulation(source)
     sizes: dict[str, int] = {}
     with torch.device("meta"):
         state = MMDiT(source.config).state_dict()
@@ -195,6 +199,21 @@ def _refuse_network(to: Foreign, config: MMDiTConfig) -> None:
         raise ValueError(
             f"programs that read the original layout take depth = heads = width / 64, got depth "
             f"{config.depth}, heads {config.heads}, width {config.width}; convert to diffusers"
+        )
+
+
+def _refuse_formulation(source: Checkpoint) -> None:
+    """Files of others have no place for what an output means: it is the velocity."""
+    recipe = source.facts.get("recipe")
+    objective = recipe.get("objective") if isinstance(recipe, Mapping) else None
+    name = objective.get("formulation") if isinstance(objective, Mapping) else None
+    if not isinstance(name, str):
+        return
+    found = formulation(name)
+    if type(found.path) is not RectifiedFlow or type(found.prediction) is not VelocityPrediction:
+        raise ValueError(
+            f"other programs take the output for the velocity of a rectified flow, but "
+            f"{source.path} was trained as {name}"
         )
 
 
