@@ -1,15 +1,28 @@
 """Every row of the papers' tables, counted again."""
 
+import dataclasses
+import json
 from functools import partial
 
 import pytest
 import torch
 
 from rectiflow.nn.backbones import BACKBONES
-from rectiflow.nn.counting import layer_macs_of, on_meta, parameters_of
-from rectiflow.nn.named import config_of
+from rectiflow.nn.counting import layer_macs_of, on_meta, parameters_of, saved_bytes_of
+from rectiflow.nn.named import config_of, cost_of
 from rectiflow.nn.sizes import forward_flops, num_parameters
-from rectiflow.nn.tables import MMDITS, PIXARTS, TABLES, UNETS, agreement
+from rectiflow.nn.tables import (
+    MMDITS,
+    PIXARTS,
+    RECIPES,
+    TABLES,
+    UNETS,
+    agreement,
+    every_row,
+    row_of,
+)
+from rectiflow.sampling.load import load_encoders, network_config
+from rectiflow.training.recipe import load_recipe
 
 
 @pytest.mark.parametrize("row", [*UNETS, *PIXARTS], ids=lambda row: row.name)
@@ -35,8 +48,56 @@ def test_sizes_of_every_mmdit_are_those_of_its_closed_form(row):
 
 def test_the_tables_have_the_rows_of_the_papers():
     assert (len(UNETS), len(PIXARTS)) == (16, 4)
-    names = [row.name for rows in TABLES.values() for row in rows]
+    assert set(TABLES) == {"unet", "pixart", "mmdit"}
+    names = [row.name for row in every_row()]
     assert len(names) == len(set(names))
+    assert row_of("SDXL-TD4") is UNETS[9]
+    assert row_of("SDXL-TD5") is None
+
+
+def test_the_small_networks_are_those_of_the_recipes():
+    encoders = load_encoders({"source": "scenes-tiny", "autoencoder": None, "text": None})
+    for row in RECIPES:
+        recipe = load_recipe(row.name)
+        assert recipe.data.size_px == row.side_px
+        model = json.loads(json.dumps(dataclasses.asdict(recipe.model)))
+        assert network_config(model, row.side_px, *encoders) == config_of(row)
+        assert tuple(encoders[1].segments) == row.segments
+        backbone, rows = BACKBONES[row.kind], row.side_px // 8
+        assert backbone.num_parameters(config_of(row)) == row.num_parameters
+        if row.kind != "mmdit":  # which calls some of its layers by their weights
+            network = on_meta(partial(backbone.build, config_of(row)))
+            assert layer_macs_of(network, rows, rows, row.segments) == row.layer_macs
+
+
+def test_cost_of_a_release_and_of_a_table_row_tell_flops_and_memory_at_every_side():
+    release = cost_of(row_of("sd3.5-medium"))
+    assert release["parameters"] == 2_243_171_520
+    at = release["pictures"]
+    assert list(at) == ["256", "512", "1024"]
+    assert at["1024"]["forward_flops"] == forward_flops(
+        config_of(row_of("sd3.5-medium")), 128, 128, 154
+    )
+    assert at["256"]["sampling_bytes"] > 2 * release["parameters"]
+    assert at["1024"]["training_bytes"] > at["256"]["training_bytes"] > 20 * release["parameters"]
+    small = cost_of(row_of("crossdit-tiny"))
+    assert list(small["pictures"]) == ["64"]
+    assert small["network"]["num_heads"] == 4
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_weights():
+    class Network(torch.nn.Module):
+        config = config_of(PIXARTS[0])
+
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.empty(4, 1, 1, device="meta"))
+
+        def forward(self, x, t, cond):
+            scaled = x * self.scale  # keeps x, 4 x 8 x 4 numbers, and a weight
+            return scaled * scaled  # keeps its input, once
+
+    assert saved_bytes_of(Network(), 8, 4, (7,)) == 4 * (2 * 4 * 8 * 4)
 
 
 def test_agreement_is_that_of_the_printed_digits():

@@ -1,6 +1,7 @@
 """Counts of a network by running it on the meta device: shapes without numbers or memory."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,11 +74,36 @@ def _has_blocks_alike(module: nn.Module) -> bool:
     return len(shapes) > 1 and all(each == shapes[0] for each in shapes)
 
 
+def saved_bytes_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
+    """What one sample's forward pass keeps for the backward pass, in bytes, all in float32.
+
+    Every stored tensor once, however often it is used; weights are left out. Arguments as in
+    `flops_of`.
+    """
+    sizes: dict[int, int] = {}
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = _forward(network, height, width, segments)
+    del output  # until here the graph held every storage, so that no two had the same address
+    return sum(sizes.values())
+
+
 @torch.no_grad()
 def _run(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> None:
+    _forward(network, height, width, segments)
+
+
+def _forward(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> Any:
     config = network.config
     with torch.device("meta"):
         x = torch.empty(1, config.latent_channels, height, width)  # pyright: ignore
         context = torch.empty(1, sum(segments), config.context_width)  # pyright: ignore
         pooled = torch.empty(1, config.pooled_width)  # pyright: ignore
-        network(x, torch.empty(1), Conditioning(context, pooled, segments))
+        return network(x, torch.empty(1), Conditioning(context, pooled, segments))

@@ -15,7 +15,7 @@ SD3 = "arXiv:2403.03206"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One network of a paper or a release, at 256 px: a latent of 32 x 32.
+    """One network of a paper, a release or a packaged recipe, with an autoencoder of factor 8.
 
     Args:
         name: Name in the paper, or of the release.
@@ -27,6 +27,8 @@ class Row:
             products inside attention, which have no weights, are left out, as the paper does.
         printed_billions: Parameters as the paper prints them; "" where it does not.
         printed_gmacs: The same for `layer_macs`.
+        side_px: Side of the picture that `layer_macs` are for.
+        segments: Text tokens, by group of encoders.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Row:
     layer_macs: int
     printed_billions: str = ""
     printed_gmacs: str = ""
+    side_px: int = 256
+    segments: tuple[int, ...] = (77,)
 
 
 def agreement(count: float, printed: str) -> str:
@@ -95,6 +99,7 @@ def _mmdit(name: str, source: str, num_parameters: int, layer_macs: int, printed
         num_parameters=num_parameters,
         layer_macs=layer_macs,
         printed_billions=printed,
+        segments=(77, 77),
     )
 
 
@@ -199,6 +204,92 @@ MMDITS: tuple[Row, ...] = (
 """The depths of arXiv:2403.03206, whose sizes the paper rounds, and the releases; 77 CLIP and 77 T5
 tokens, latents of 16 channels. The shapes are in `releases`."""
 
+_BASELINE = f"{SD3}, Fig. 4 (sizes unstated); recipe"
+
+
+def _recipe(
+    name: str, kind: str, source: str, counted: tuple[int, int], shape: Mapping[str, Any]
+) -> Row:
+    """A packaged recipe on scenes, with the encoders of the bundle scenes-tiny."""
+    widths = {"latent_channels": 16, "context_width": 192, "pooled_width": 160}
+    return Row(
+        name=name,
+        kind=kind,
+        source=source,
+        shape={**shape, **widths},
+        num_parameters=counted[0],
+        layer_macs=counted[1],
+        side_px=64,
+        segments=(13, 12),
+    )
+
+
+_TOKENS = {"depth": 4, "patch_size": 1, "base_side": 8, "table_side": 16}
+
+RECIPES: tuple[Row, ...] = (
+    _recipe("dit-tiny", "dit", _BASELINE, (5_162_512, 283_664_384), {**_TOKENS, "num_heads": 4}),
+    _recipe(
+        "crossdit-tiny",
+        "crossdit",
+        _BASELINE,
+        (6_215_696, 251_682_816),
+        {**_TOKENS, "num_heads": 4},
+    ),
+    _recipe(
+        "uvit-tiny",
+        "uvit",
+        _BASELINE,
+        (7_457_040, 256_794_624),
+        {
+            "channels": (128,),
+            "depth": 4,
+            "num_heads": 4,
+            "norm_groups": 16,
+            "base_side": 4,
+            "table_side": 8,
+        },
+    ),
+    _recipe(
+        "mmdit3-tiny",
+        "mmdit",
+        _BASELINE,
+        (12_922_384, 269_901_824),
+        {**_TOKENS, "num_weight_sets": 3},
+    ),
+    _recipe(
+        "unet-tiny",
+        "unet",
+        "recipe",
+        (9_637_072, 229_183_488),
+        {
+            "channels": (96, 192),
+            "depths": (1, 1),
+            "num_resnets": 1,
+            "head_width": 32,
+            "norm_groups": 16,
+            "base_latent_side": 8,
+        },
+    ),
+    _recipe(
+        "pixart-tiny",
+        "pixart",
+        "recipe",
+        (4_868_384, 252_166_144),
+        {"depth": 4, "num_heads": 4, "head_width": 64, "patch_size": 1, "base_latent_side": 8},
+    ),
+)
+"""One small network of each kind, as the packaged recipes train it."""
+
 TABLES: Mapping[str, tuple[Row, ...]] = MappingProxyType(
     {"unet": UNETS, "pixart": PIXARTS, "mmdit": MMDITS}
 )
+
+
+def every_row() -> list[Row]:
+    """All networks with a name: those of the tables, then those of the recipes."""
+    return [*(row for rows in TABLES.values() for row in rows), *RECIPES]
+
+
+def row_of(name: str) -> Row | None:
+    """The network of that name, None if there is none."""
+    return next((row for row in every_row() if row.name == name), None)
