@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
+from rectiflow.interop.conversion import convert, plan
 from rectiflow.sampling.bundle import packaged_bundles
+from rectiflow.sampling.load import load as load_own
 from rectiflow.sampling.released import (
     OPTIONS,
     ReleasedModel,
@@ -227,6 +229,16 @@ def test_an_export_of_ours_is_drawn_as_its_recipe_says(single):
     assert (pipeline.options.grid, pipeline.options.shift) == ("uniform", 1.0)
     assert pipeline.unconditional_text == "zeros"
     assert pipeline.formulation.name == "rf"
+
+
+def test_the_packaged_bundle_draws_the_same_picture_after_its_export(tmp_path):
+    bundle = packaged_bundles() / "scenes-tiny"
+    convert(plan(open_checkpoint(bundle), "diffusers", tmp_path / "exported"))
+    drawing = {"num_steps": 2, "seed": 4}
+    exported = load(tmp_path / "exported").sample("two red circles", **drawing)[0]
+    expected = load_own(bundle, precision="fp32").sample("two red circles", **drawing)[0]
+    assert difference([exported], np.asarray(expected, int)) <= 1
+    assert exported.info["t5_tokens"] < 77  # of its own tokenizer
 
 
 def test_the_t5_part_is_as_long_as_its_tokenizer_says_but_at_most_256(single, tmp_path):
