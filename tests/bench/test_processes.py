@@ -1,17 +1,11 @@
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import rectiflow
-from rectiflow.bench.processes import (
-    ONE_THREAD,
-    call_on_one_core,
-    import_seconds,
-    run,
-    run_rectiflow,
-)
+from rectiflow.bench.processes import call_on_one_core, import_seconds
+from rectiflow.processes import run
 
 
 @pytest.fixture(autouse=True)
@@ -19,46 +13,9 @@ def _package_is_found(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(rectiflow.__file__).parent.parent))
 
 
-def python(program, environment=None):
-    return run([sys.executable, "-c", program], environment)
-
-
-def test_a_process_tells_its_output_its_time_and_its_memory():
-    started = time.perf_counter()
-    done = python("import time; block = bytearray(64 << 20); time.sleep(0.05); print('drawn')")
-    assert done.output == "drawn\n"
-    assert 0.05 <= done.seconds <= time.perf_counter() - started
-    assert done.peak_mib is None or done.peak_mib > 64
-
-
-def test_a_mistake_of_the_caller_is_passed_on_as_its_one_line():
-    program = "import sys; sys.stderr.write('note\\nrectiflow: no such run\\n'); sys.exit(2)"
-    with pytest.raises(ValueError, match=r"^no such run$"):
-        python(program)
-
-
-def test_a_failure_names_the_command_and_shows_the_end_of_what_it_said():
-    with pytest.raises(RuntimeError, match=r"(?s)ended with 1:.*ZeroDivisionError"):
-        python("1 / 0")
-    with pytest.raises(RuntimeError, match="it said nothing"):
-        python("import sys; sys.exit(3)")
-
-
-def test_settings_of_the_environment_are_added_to_ours(monkeypatch):
-    monkeypatch.setenv("RECTIFLOW_OURS", "kept")
-    program = "import os; print(os.environ['RECTIFLOW_OURS'], os.environ['OMP_NUM_THREADS'])"
-    assert python(program, ONE_THREAD).output == "kept 1\n"
-
-
 def test_an_import_counts_without_the_interpreters_own_start():
     assert import_seconds("time.sleep(0.05)") >= 0.05
     assert import_seconds("pass") < run([sys.executable, "-c", "pass"]).seconds
-
-
-def test_the_program_itself_can_be_run():
-    assert run_rectiflow("--version").output.strip() == rectiflow.__version__
-    with pytest.raises(ValueError, match="No such command"):
-        run_rectiflow("sampel")
 
 
 def test_scenes_are_counted_in_a_process_of_their_own():

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from rectiflow.bench import quality
-from rectiflow.bench.processes import Finished
 from rectiflow.bench.settings import BenchSettings
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.settings import AutoencoderModel
 from rectiflow.evaluation.scenes_prompts import load_prompts
+from rectiflow.processes import Finished
 
 SUMMARY = {
     "overall": 0.9,

@@ -1,14 +1,10 @@
 """Fresh processes: what a user waits for, and work on one core."""
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from rectiflow.processes import run
 
 ONE_THREAD: Final = {
     "OMP_NUM_THREADS": "1",
@@ -20,56 +16,6 @@ _IMPORT = (
     "import sys, time; started = time.perf_counter(); {statement}; "
     "sys.stdout.write(str(time.perf_counter() - started))"
 )
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A process that ended well.
-
-    Args:
-        seconds: From its start to its end.
-        peak_mib: Most memory it held at once; None where the system does not tell.
-        output: What it wrote to stdout.
-    """
-
-    seconds: float
-    peak_mib: float | None
-    output: str
-
-
-def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Finished:
-    """Run a command to its end.
-
-    Raises:
-        ValueError: If it ends with 2, a mistake of the caller; the message is its last line.
-        RuntimeError: If it ends with anything else but 0.
-    """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            list(arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            env={**os.environ, **(environment or {})},
-        )
-        try:
-            peak_mib = _wait(process)
-        finally:
-            if process.returncode is None:  # we were interrupted, and it shall not go on alone
-                process.terminate()
-                process.wait()
-        seconds = time.perf_counter() - started
-        if process.returncode:
-            errors.seek(0)
-            raise _failure(arguments, process.returncode, errors.read())
-        output.seek(0)
-        return Finished(seconds, peak_mib, output.read())
-
-
-def run_rectiflow(*arguments: str) -> Finished:
-    """Run the program in a fresh process."""
-    return run([sys.executable, "-m", "rectiflow", *arguments])
 
 
 def import_seconds(statement: str) -> float:
@@ -84,21 +30,3 @@ def call_on_one_core(function: str, **arguments: Any) -> Any:
     """
     call = [sys.executable, "-m", "rectiflow.bench.pictures", function, json.dumps(arguments)]
     return json.loads(run(call, ONE_THREAD).output)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> float | None:
-    if not hasattr(os, "wait4"):
-        process.wait()
-        return None
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    # KiB on Linux, bytes on macOS.
-    return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _failure(arguments: Sequence[str], code: int, errors: str) -> Exception:
-    lines = errors.strip().splitlines() or ["it said nothing"]
-    if code == 2:
-        return ValueError(lines[-1].removeprefix("rectiflow: "))
-    command = " ".join(arguments)
-    return RuntimeError(f"`{command}` ended with {code}:\n" + "\n".join(lines[-20:]))

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from rectiflow.bench.figure import Figure
-from rectiflow.bench.processes import run_rectiflow
 from rectiflow.bench.settings import BenchSettings
 from rectiflow.bench.startup import peak_memory
+from rectiflow.processes import run_rectiflow
 
 MAX_EVALUATE_SECONDS = 360
 MIN_SCORES = {"overall": 0.85, "single_object": 0.95, "colors": 0.95, "text": 0.5}

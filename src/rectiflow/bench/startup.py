@@ -4,9 +4,10 @@ import tempfile
 from functools import partial
 
 from rectiflow.bench.figure import Figure, median_figure
-from rectiflow.bench.processes import Finished, import_seconds, run_rectiflow
+from rectiflow.bench.processes import import_seconds
 from rectiflow.bench.settings import BenchSettings
 from rectiflow.bench.timing import pairs, ratios
+from rectiflow.processes import Finished, run_rectiflow
 
 MAX_IMPORT_RATIO = 1.2
 MAX_HELP_SECONDS = 0.5

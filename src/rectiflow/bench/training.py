@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.bench.figure import Figure, median_figure
-from rectiflow.bench.processes import run_rectiflow
 from rectiflow.bench.recipe import RECIPE
 from rectiflow.bench.settings import BenchSettings
 from rectiflow.bench.startup import peak_memory
 from rectiflow.bench.timing import share_outside, share_outside_loop
+from rectiflow.processes import run_rectiflow
 from rectiflow.runs import Run
 
 MAX_SHARE_OUTSIDE = 0.15
