@@ -153,6 +153,14 @@ def test_autocast_changes_no_more_than_bf16_rounding_and_every_weight_learns(nam
 
 
 @every_kind
+def test_weights_stored_in_bf16_run_without_autocast(name):
+    x, t, cond = inputs()
+    velocity = awake(name).bfloat16()(x, t, cond)
+    assert velocity.dtype == torch.float32
+    assert relative(velocity, awake(name)(x, t, cond)) < 0.06
+
+
+@every_kind
 def test_a_few_steps_learn_which_text_goes_with_which_latent(name):
     network = new_network(config_of(name))
     network.reset_parameters(torch.Generator().manual_seed(0))

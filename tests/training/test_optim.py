@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from rectiflow.flow.formulations import formulation
+from rectiflow.nn.pixart import PixArt, PixArtConfig
 from rectiflow.training.objectives.base import Objective, Terms
+from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.settings import TrainingSettings
 from tests.training.tiny import tiny_objective
@@ -132,6 +135,31 @@ def test_the_state_of_another_optimizer_is_refused():
     descend(objective, muon)
     with pytest.raises(ValueError, match="the state of the optimizer"):
         Optimizers(Squares(), settings(optimizer="adamw")).load(muon.state())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_tables_of_modulations_neither_decay_nor_become_orthogonal(optimizer):
+    config = PixArtConfig(
+        depth=1,
+        num_heads=1,
+        head_width=8,
+        latent_channels=2,
+        context_width=4,
+        pooled_width=3,
+        base_latent_side=4,
+    )
+    objective = FlowObjective(PixArt(config), formulation("rf"), 0.0)
+    parameters = dict(objective.model.named_parameters())
+    before = {name: p.detach().clone() for name, p in parameters.items()}
+    optimizers = Optimizers(objective, settings(optimizer=optimizer, weight_decay=0.5))
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.set_rate(1.0)
+    optimizers.step()
+    for name, value in before.items():
+        decays = not parameters[name].equal(value)
+        is_matrix = value.ndim >= 2 and "scale_shift_table" not in name and bool(value.any())
+        assert decays == is_matrix, name
 
 
 def test_clipping_returns_the_norm_it_found():

@@ -2,7 +2,7 @@
 
 BUNDLE/bundle.json    format, recipe hash, SHA-256 of every other file
 BUNDLE/config.json    the resolved recipe; also metrics.jsonl and result.json of its run
-BUNDLE/mmdit/         config.json, model.safetensors
+BUNDLE/mmdit/         config.json, model.safetensors; for another kind of network, its name
 BUNDLE/vae/  text_encoder{,_2,_3}/  tokenizer{,_2,_3}/  image_encoder/
 
 A run's `export/` has the same form.

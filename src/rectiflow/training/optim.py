@@ -94,9 +94,8 @@ class Optimizers:
 
     def _adamw(self, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
         named = self._adamw_names.items()
-        # Scales of norms do not decay, however they are stored (that of queries and keys is 2-D).
-        matrices = [p for name, p in named if p.ndim >= 2 and "norm" not in name]
-        vectors = [p for name, p in named if p.ndim < 2 or "norm" in name]
+        matrices = [p for name, p in named if p.ndim >= 2 and not _is_vector(name)]
+        vectors = [p for name, p in named if p.ndim < 2 or _is_vector(name)]
         groups = [
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -122,3 +121,12 @@ class Optimizers:
 
     def _names(self, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
         return self._muon_names if isinstance(optimizer, torch.optim.Muon) else self._adamw_names
+
+
+def _is_vector(name: str) -> bool:
+    """Whether a parameter is no matrix, however it is stored, and so does not decay.
+
+    Scales of norms (that of queries and keys is 2-D), and diffusers' tables of modulations and
+    learned position.
+    """
+    return any(word in name for word in ("norm", "scale_shift_table", "positional_embedding"))
