@@ -82,6 +82,10 @@ def test_info_says_that_a_unet_takes_no_pooled_text(capsys):
     assert at["training_bytes"] > 20 * facts["parameters"]
 
 
-def test_info_of_an_unknown_name_is_refused(capsys):
-    assert main(["model", "info", "sd4"]) == 2
-    assert "sd4" in capsys.readouterr().err
+def test_info_of_an_unknown_name_names_the_nearest(capsys):
+    assert main(["model", "info", "sd3.5-medum"]) == 2
+    error = capsys.readouterr().err
+    assert "no bundle or run 'sd3.5-medum'" in error
+    assert "did you mean sd3.5-medium?" in error
+    assert main(["model", "info", "nothing"]) == 2
+    assert "see rectiflow model list" in capsys.readouterr().err

@@ -94,9 +94,16 @@ def _sentence(value: Any) -> str:
 
 def _described(model: str) -> dict[str, Any]:
     """Facts about a trained model."""
+    from rectiflow.config import nearest
+    from rectiflow.nn.tables import every_row
     from rectiflow.sampling.sources import find_source
 
-    source = find_source(model)
+    try:
+        source = find_source(model)
+    except FileNotFoundError as error:
+        near = nearest(model, [row.name for row in every_row()])
+        more = near if near.startswith("did") else "see rectiflow model list"
+        raise FileNotFoundError(f"{error}; {more}") from None
     from rectiflow.sampling.describe import describe
 
     return describe(source)

@@ -1,1 +1,1 @@
-"""The networks, in torch only: MM-DiT and its parts, and what they cost."""
+"""The networks, in torch alone but for the two that wrap diffusers', and what they cost."""

@@ -12,7 +12,8 @@ FREQUENCY_WIDTH = 256  # of the sinusoid of time (DiT, arXiv:2212.09748; SD3's r
 def time_features(t: Float[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
     """Cosines, then sines, of 1000 t at frequencies 10000^(-i / 128), in float32.
 
-    The factor 1000 of the discrete timesteps of diffusion models lives here and nowhere else.
+    The factor 1000 of the discrete timesteps of diffusion models lives here, and for diffusers'
+    networks in `discrete_time`.
     """
     half = FREQUENCY_WIDTH // 2
     rank = torch.arange(half, dtype=torch.float32, device=t.device)
