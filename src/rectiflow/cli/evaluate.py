@@ -1,6 +1,6 @@
 """`rectiflow evaluate`: draw the prompts of a suite and score the pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +50,8 @@ def evaluate(
     """Score a model, or a folder of pictures, on the scenes suite.
 
     Beside the scores stand their controls: ground truth, ground truth through the autoencoder,
-    and pictures judged by prompts that are not theirs.
+    and pictures judged by prompts that are not theirs. Where the encoders came with a vision tower
+    there is also a CLIP score.
     """
     drawing = {
         "run": run,
@@ -121,17 +122,25 @@ def _prompts(file: Path | None, per_task: int | None) -> list[Any]:
 
 
 def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None) -> dict[str, Any]:
+    from rectiflow.evaluation.clip_score import ClipScorer, ScoredDraw
     from rectiflow.evaluation.suite import SuiteSettings, evaluate_pictures
     from rectiflow.runs import write_json
     from rectiflow.sampling.load import load
+    from rectiflow.sampling.sources import find_source
 
     num = facts["images_per_prompt"]
     pipeline = load(facts["model"], device=facts["device"], precision=facts["precision"])
     settings = SuiteSettings(images_per_prompt=num, size_px=pipeline.side_px)
     chosen = pipeline.with_options(facts["options"])
+
+    def draw(texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
+        return pipeline.draw(texts, [(facts["seed"], s) for s in seeds], chosen)
+
+    scorer = ClipScorer.of(find_source(facts["model"]))
+    scored = None if scorer is None else ScoredDraw(draw, scorer)
     with Progress() as progress:
         evaluation = evaluate_pictures(
-            lambda texts, seeds: pipeline.draw(texts, [(facts["seed"], s) for s in seeds], chosen),
+            scored or draw,
             prompts,
             settings,
             round_trip=pipeline.round_trip,
@@ -139,6 +148,8 @@ def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None)
             facts={"seed": facts["seed"], "recipe_hash": pipeline.recipe_hash},
             on_progress=lambda done, total: progress("scoring", done, total),
         )
+    if scored is not None:
+        evaluation.summary["clip_score"] = scored.summary(prompts, pipeline.side_px)
     if out is not None:
         write_json(out / "summary.json", evaluation.summary)
     return evaluation.summary
@@ -180,6 +191,9 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, control in summary.get("controls", {}).items():
         scores = [control["overall"], control["strict"], control["heldout"]]
         lines.append(f"  {name:<14}" + "".join(map(_score, scores)))
+    if clip := summary.get("clip_score"):
+        controls = (f"{name} {value:.3f}" for name, value in clip.items() if name != "mean")
+        lines.append(f"{'CLIP score':<16}{clip['mean']:>9.3f}  ({', '.join(controls)})")
     return "\n".join(lines)
 
 
