@@ -19,9 +19,10 @@ from rectiflow.jobs.encoders import corpus
 from rectiflow.jobs.grids import SCENES_PROMPTS, PictureGrid
 from rectiflow.jobs.records import picture_sources
 from rectiflow.runs import Run
-from rectiflow.sampling.bundle import assemble, verify
+from rectiflow.sampling.bundle import assemble
 from rectiflow.sampling.images import contact_sheet, sheet_pictures, to_bytes
 from rectiflow.sampling.load import load
+from rectiflow.sealing import verify
 from rectiflow.training.ema import Ema
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.optim import Optimizers

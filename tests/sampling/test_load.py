@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 
 import rectiflow
 from rectiflow.errors import DataError
-from rectiflow.sampling.bundle import assemble, sha256
+from rectiflow.sampling.bundle import assemble
 from rectiflow.sampling.load import load
+from rectiflow.sealing import sha256
 from tests.sampling import tiny
 
 PROMPTS = ["two red circles", "a blue star"]

@@ -5,8 +5,8 @@ import pytest
 
 from rectiflow.errors import DataError
 from rectiflow.sampling import sources
-from rectiflow.sampling.bundle import seal
 from rectiflow.sampling.sources import encoder_folders, find_source, resolve_source
+from rectiflow.sealing import seal
 
 
 def make_bundle(folder, *parts):

@@ -12,10 +12,10 @@ from rectiflow.encoders.settings import AutoencoderModel, EncodersModel
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.flow.formulations import formulation
 from rectiflow.nn.mmdit import MMDiT
-from rectiflow.sampling.bundle import seal, sha256
 from rectiflow.sampling.load import network_config
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
+from rectiflow.sealing import seal, sha256
 
 CAPTIONS = ("two red circles", "a blue star left of a green square", 'the word "CAT"')
 MODEL = {"depth": 1, "patch_size": 2, "qk_norm": True, "table_factor": 2}

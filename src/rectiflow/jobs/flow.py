@@ -27,9 +27,9 @@ from rectiflow.preparation.prepare import summary
 from rectiflow.preparation.prepared import Prepared, prepare_folder, prepare_scenes
 from rectiflow.preparation.reconstruction import reconstruction_psnr, reconstruction_warning
 from rectiflow.runs import Run, write_json
-from rectiflow.sampling.bundle import seal, sha256
 from rectiflow.sampling.load import load_encoders, network_config
 from rectiflow.sampling.sources import encoder_folders
+from rectiflow.sealing import seal, sha256
 from rectiflow.training.ema import named_tensors
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.flow import FlowObjective

@@ -8,7 +8,8 @@ from typing import Any
 from rectiflow.devices import keep_freed_memory, resolve_device
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.runs import Run, write_json
-from rectiflow.sampling.bundle import MANIFEST, packaged_bundles, packaged_names, verify
+from rectiflow.sampling.bundle import packaged_bundles, packaged_names
+from rectiflow.sealing import MANIFEST, verify
 from rectiflow.training import checkpoint
 from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.loop import Result, train

@@ -19,10 +19,10 @@ from rectiflow.nn import backbones
 from rectiflow.nn.backbones import BACKBONES, Interface, backbone_of
 from rectiflow.nn.settings import AnyNetworkSettings
 from rectiflow.runs import Run, read_json
-from rectiflow.sampling.bundle import sha256, verify
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import encoder_folders, find_source
+from rectiflow.sealing import sha256, verify
 
 
 def load(name_or_path: str | Path, *, device: str = "cpu", precision: str = "auto") -> Pipeline:

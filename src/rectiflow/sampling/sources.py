@@ -8,7 +8,8 @@ from typing import Any, Literal
 from rectiflow.config import nearest
 from rectiflow.interop.hub import locate
 from rectiflow.runs import Run, read_json
-from rectiflow.sampling.bundle import MANIFEST, packaged_bundles, packaged_names, verify
+from rectiflow.sampling.bundle import packaged_bundles, packaged_names
+from rectiflow.sealing import MANIFEST, verify
 
 DEFAULT_BUNDLE = "scenes-tiny"
 RECIPE_KINDS = ("flow", "autoencoder", "encoders")
