@@ -133,7 +133,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read an object; damage is a `DataError` that names the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets without end
         raise DataError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} is damaged: expected an object, found {type(value).__name__}")

@@ -179,6 +179,32 @@ def test_a_header_may_not_name_more_blocks_than_it_has_tensors(tmp_path):
     assert "unknown joint_blocks.999999999" in refused(tmp_path / "m.safetensors")
 
 
+def test_brackets_without_end_and_an_empty_index_are_refused(tmp_path):
+    folder = tmp_path / "m" / "transformer"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text('{"weight_map": {}}')
+    assert "must map tensors to files" in refused(tmp_path / "m")
+    index.write_text("[" * 200_000)
+    assert f"{index} is damaged" in refused(tmp_path / "m")
+    file = tmp_path / "facts.safetensors"
+    write_stability(file, network(SMALL), metadata={"rectiflow": "[" * 100_000})
+    assert f"{file} is damaged" in refused(file)
+
+
+@pytest.mark.parametrize("changes", [{}, {"q.scale_weight": torch.ones(3)}])
+def test_scales_that_fit_no_weight_and_names_that_come_twice_are_refused(tmp_path, changes):
+    at = "text_encoders.clip_l."
+    more = {f"{at}transformer.q.weight": torch.ones(2, 2).to(torch.float8_e4m3fn)}
+    more |= {f"{at}transformer.{name}": value for name, value in changes.items()}
+    if not changes:
+        more[f"{at}q.weight"] = torch.ones(2, 2)
+    file = write_stability(tmp_path / "m.safetensors", network(SMALL), more=more)
+    told = refused(file)
+    assert "needs one scale" in told if changes else "holds q.weight twice" in told
+
+
 def test_a_good_file_is_not_refused(tmp_path):
     path = write_stability(tmp_path / "m.safetensors", network(NORMED))
     assert main(["convert", str(path), str(tmp_path / "x"), "--to", "diffusers"]) == 0

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from rectiflow.errors import DataError
+from rectiflow.runs import read_json
 
 # Written by the libraries beside the settings; they tell where a file came from, not what it is.
 # The names that start with an underscore are of that kind too.
@@ -25,10 +25,12 @@ def load_pretrained(cls: Any, folder: Path, **options: Any) -> Any:
 
     Raises:
         FileNotFoundError: If the folder has no `config.json`.
-        DataError: If a file in it is damaged or does not fit its configuration.
+        DataError: If a file in it is damaged, does not fit its configuration, holds weights that
+            are not finite, or asks for other code than the library's own.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no model folder: it has no config.json")
+    _refuse_other_code(folder / "config.json")
     try:
         with without_progress_bars():
             model, report = cls.from_pretrained(
@@ -39,12 +41,41 @@ def load_pretrained(cls: Any, folder: Path, **options: Any) -> Any:
                 output_loading_info=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries raise nearly everything for settings of wrong types
         raise DataError(f"{folder} cannot be read as {cls.__name__}: {error}") from error
     wrong = sorted(report["missing_keys"]) + sorted(report["unexpected_keys"])
     if wrong:
         raise DataError(f"{folder}: weights do not fit config.json, first {wrong[0]}")
+    for name, value in model.state_dict().items():
+        refuse_non_finite(name, value, folder)
     return model.eval()
+
+
+def refuse_non_finite(name: str, value: Tensor, origin: Path) -> None:
+    """Refuse a tensor with values that are inf or nan.
+
+    Raises:
+        DataError: If there are any; the message counts them and names `origin`, a file or folder.
+    """
+    wide = value.float() if value.is_floating_point() and value.itemsize == 1 else value
+    wrong = int((~torch.isfinite(wide)).sum())  # there is no such test of 8-bit values
+    if wrong:
+        raise DataError(f"{origin}: {name} holds {wrong} values that are inf or nan")
+
+
+def _refuse_other_code(config: Path) -> None:
+    """Settings that make the libraries fetch code, or read weights as something else, are refused.
+
+    transformers takes an attention that is named OWNER/NAME for a program on the hub.
+    """
+    settings = read_json(config)
+    attention = [settings.get(f"{prefix}attn_implementation") for prefix in ("", "_")]
+    if asked := [name for name in attention if name not in (None, "eager", "sdpa")]:
+        raise DataError(f"{config} asks for another program's attention: {asked[0]!r}")
+    if settings.get("quantization_config") is not None:
+        raise DataError(f"{config} is of quantised weights, which are not read; get others")
 
 
 def _variant(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rectiflow.encoders.folders import refuse_non_finite
 from rectiflow.errors import DataError
 from rectiflow.interop.forms import Piece
 from rectiflow.interop.keys import Foreign, pieces
@@ -81,7 +82,7 @@ class Checkpoint:
         piece = self.pieces[name]
         parts = [self.network.read(part) for part in piece.theirs]
         for part, value in zip(piece.theirs, parts, strict=True):
-            _refuse_non_finite(part, value, self.network.file_of(part))
+            refuse_non_finite(part, value, self.network.file_of(part))
         return piece.to_ours(parts)
 
     def dtype(self, name: str) -> torch.dtype:
@@ -121,7 +122,7 @@ class Checkpoint:
         inside = self.stored.under(*PART_PREFIXES[name])
         tensors = {key: inside.read(key) for key in inside}
         for key, value in tensors.items():
-            _refuse_non_finite(key, value, inside.file_of(key))
+            refuse_non_finite(key, value, inside.file_of(key))
         return tensors or None
 
 
@@ -306,12 +307,6 @@ def _hints(settings: Mapping[str, Any]) -> tuple[int | None, int | None]:
             raise DataError(f"has a config.json whose {name} must be a positive integer: {value!r}")
     size, patch = numbers["sample_size"], numbers["patch_size"] or 2
     return numbers["attention_head_dim"], max(1, size // patch) if size else None
-
-
-def _refuse_non_finite(name: str, value: Tensor, file: Path) -> None:
-    wrong = int((~torch.isfinite(value)).sum())
-    if wrong:
-        raise DataError(f"{file}: {name} holds {wrong} values that are inf or nan")
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class TensorFile:
         """
         try:
             facts = json.loads(self.metadata.get(FACTS, "{}"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{self.path} is damaged: {FACTS} in its metadata is no JSON"
             ) from error
@@ -97,10 +97,13 @@ class TensorFile:
         """One tensor, memory-mapped where possible.
 
         Raises:
-            DataError: If the checksum of a file of ours fails.
+            DataError: If the checksum of a file of ours fails, or torch has no such type.
         """
         self.verify()
-        return self._file.get_tensor(name)
+        try:
+            return self._file.get_tensor(name)
+        except (SafetensorError, AttributeError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: {name} cannot be read: {error}") from error
 
     def verify(self) -> None:
         """Compare a file of ours with its checksum, once; a file of others passes.

@@ -1,9 +1,6 @@
 """Named tensors of one file or of several shards, read on demand, in a type that computes.
 
-8-bit tensors are widened to bfloat16. Files that store them with a scale (ComfyUI's: a marker
-`scaled_fp8`, and `NAME.scale_weight` beside `NAME.weight`) mean the product, which is formed in
-float32; the scale is one number or one per row. A scale of the activations (`NAME.scale_input`)
-belongs to 8-bit arithmetic and is ignored.
+8-bit tensors are widened to bfloat16, see `rectiflow.encoders.released.eight_bit`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rectiflow.encoders.released.eight_bit import is_no_weight, scale_name, widened
 from rectiflow.errors import DataError
 from rectiflow.interop.tensor_file import TensorFile
 from rectiflow.runs import read_json
 
-MARKER, WEIGHT_SCALE, INPUT_SCALE = "scaled_fp8", ".scale_weight", ".scale_input"
 EIGHT_BIT = ("F8_E4M3", "F8_E5M2")
 COMPUTABLE = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
 COMPUTABLE |= {"BF16": torch.bfloat16}
@@ -27,7 +24,7 @@ COMPUTABLE |= {"BF16": torch.bfloat16}
 class _Source:
     file: TensorFile
     name: str
-    scale: str | None = None  # of an 8-bit tensor, in the same file
+    scale: str | None = None  # the tensor that is its scale, in the same file
 
 
 class Tensors:
@@ -50,11 +47,11 @@ class Tensors:
         sources: dict[str, _Source] = {}
         for file in files:
             for name in file.tensors:
-                if _belongs_to_a_weight(name, file.tensors):
+                if is_no_weight(name, file.tensors):
                     continue
                 if name in sources:
                     raise DataError(f"{file.path} holds {name}, and so does another shard")
-                scale = name.removesuffix(".weight") + WEIGHT_SCALE
+                scale = scale_name(name)
                 is_scaled = name.endswith(".weight") and scale in file.tensors
                 sources[name] = _Source(file, name, scale if is_scaled else None)
         return cls(sources)
@@ -95,24 +92,29 @@ class Tensors:
         """One tensor, whatever its type; 8-bit weights are widened.
 
         Raises:
-            DataError: If its file is damaged.
+            DataError: If its file is damaged, or an 8-bit weight and its scale do not fit.
         """
         source = self._sources[name]
         value = source.file.read(source.name)
-        if source.file.tensors[source.name].dtype not in EIGHT_BIT:
-            return value
-        if source.scale is not None:
-            scale = source.file.read(source.scale).float().flatten()
-            value = value.float() * scale.view(-1, *(1,) * (value.ndim - 1))
-        return value.to(torch.bfloat16)
+        scale = None if source.scale is None else source.file.read(source.scale)
+        origin = str(source.file.path)
+        return widened(value, scale, torch.bfloat16, name=source.name, origin=origin)
 
     def under(self, *prefixes: str) -> "Tensors":
-        """Those whose name begins with one of `prefixes`, of which the first to fit is removed."""
-        chosen = {}
+        """Those whose name begins with one of `prefixes`, of which the first to fit is removed.
+
+        Raises:
+            DataError: If two of them have the same name then.
+        """
+        chosen: dict[str, _Source] = {}
         for name, source in self._sources.items():
             prefix = next((p for p in prefixes if name.startswith(p)), None)
-            if prefix is not None:
-                chosen[name.removeprefix(prefix)] = source
+            if prefix is None:
+                continue
+            bare = name.removeprefix(prefix)
+            if bare in chosen:
+                raise DataError(f"{source.file.path} holds {bare} twice, under {list(prefixes)}")
+            chosen[bare] = source
         return Tensors(chosen)
 
 
@@ -124,7 +126,8 @@ def sharded(index: Path) -> list[TensorFile]:
         DataError: If one is damaged, or holds other tensors than the index says.
     """
     shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
+    is_map = isinstance(shards, dict) and all(isinstance(x, str) for x in shards.values())
+    if not is_map or not shards:
         raise DataError(f"{index} must map tensors to files in weight_map")
     names = sorted(set(shards.values()))
     for name in names:
@@ -136,13 +139,3 @@ def sharded(index: Path) -> list[TensorFile]:
         if wrong := sorted(listed ^ file.tensors.keys()):
             raise DataError(f"{file.path} does not hold what {index.name} says, first {wrong[0]}")
     return files
-
-
-def _belongs_to_a_weight(name: str, names: Mapping[str, object]) -> bool:
-    """Whether a tensor is no weight, but tells how 8-bit weights are meant."""
-    if name.rpartition(".")[2] == MARKER:
-        return True
-    for suffix in (WEIGHT_SCALE, INPUT_SCALE):
-        if name.endswith(suffix):
-            return name.removesuffix(suffix) + ".weight" in names
-    return False

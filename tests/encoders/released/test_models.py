@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from rectiflow.encoders.released.models import text_model, without_fp8
+from rectiflow.encoders.released.models import text_model
 from rectiflow.errors import DataError
 from tests.encoders.released import tiny
 
 FIRST_FC = "text_model.encoder.layers.0.mlp.fc1.weight"
+BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 FIRST_WO = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
 
 
@@ -84,12 +85,26 @@ def test_scaled_fp8_weights_are_value_times_factor(per_row):
     torch.testing.assert_close(expected, weight, rtol=0.07, atol=float(scale.max()) * 2**-9)
 
 
-def test_unscaled_fp8_weights_are_their_values():
-    values = torch.tensor([[0.5, -3.0, 448.0]]).to(torch.float8_e4m3fn)
-    plain = without_fp8({"a.weight": values, "b.weight": torch.ones(2)}, torch.bfloat16)
-    assert plain["a.weight"].dtype == torch.bfloat16
-    assert plain["a.weight"].tolist() == [[0.5, -3.0, 448.0]]
-    assert plain["b.weight"].dtype == torch.float32
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({FIRST_WO: torch.ones(256, 96, dtype=torch.int8)}, f"floats and not empty: {FIRST_WO}"),
+        ({BIAS: torch.ones(32, 0)}, f"floats and not empty: {BIAS}"),
+        ({BIAS: torch.ones(32, 3)}, "file (is no t5|does not fit)"),
+        ({"encoder.block.99999999.x": torch.ones(1)}, "unknown: encoder.block.99999999.x"),
+        ({"encoder.block.first.x": torch.ones(1)}, "unknown: encoder.block.first.x"),
+    ],
+)
+def test_tensors_that_would_mean_another_model_are_refused(changes, told):
+    with pytest.raises(DataError, match=told):
+        text_model("t5", {**tiny.state(tiny.t5()), **changes}, "file", torch.float32)
+
+
+def test_clip_of_an_impossible_width_is_refused_with_the_file():
+    tensors = tiny.state(tiny.clip("clip_g"))
+    tensors["text_model.embeddings.token_embedding.weight"] = torch.ones(520, 200)
+    with pytest.raises(DataError, match="file is no clip_g text encoder"):
+        text_model("clip_g", tensors, "file", torch.float32)
 
 
 def test_t5_is_loaded_in_the_type_asked_for_but_never_in_float16():

@@ -1,10 +1,11 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rectiflow.encoders.charsmap import byte_letters
 from rectiflow.encoders.released.places import REPOSITORIES, Places, find_text_parts, load_padded
@@ -175,3 +176,56 @@ def test_a_damaged_file_is_named_when_it_is_read(folder, tmp_path):
     part = find_text_parts(places, without=["clip_g", "t5"])[0]
     with pytest.raises(DataError, match=r"clip_l\.safetensors is damaged"):
         part.load(torch.float32)
+
+
+def test_weights_that_are_not_finite_are_refused_in_files_and_in_folders(folder, files, tmp_path):
+    for place in (shutil.copytree(folder, tmp_path / "a"), shutil.copytree(files, tmp_path / "b")):
+        places = Places(encoders=[place], tokenizers=[folder])
+        part = find_text_parts(places, without=["clip_g", "t5"])[0]
+        origin = Path(part.origin)
+        file = origin if origin.is_file() else origin / "model.safetensors"
+        tensors = load_file(file)
+        tensors["text_model.final_layer_norm.bias"][1] = torch.nan
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(DataError, match=r"final_layer_norm.bias holds 1 values .* nan"):
+            part.load(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"hidden_size": "abc"}, "cannot be read as CLIPTextModelWithProjection"),
+        ({"num_attention_heads": 7}, "cannot be read as CLIPTextModelWithProjection"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised weights"),
+        ({"_attn_implementation": "somebody/kernel"}, "another program's attention: 'somebody/k"),
+        ({"attn_implementation": "somebody/kernel"}, "another program's attention: 'somebody/k"),
+    ],
+)
+def test_settings_of_a_folder_that_fit_nothing_or_fetch_code_are_refused(
+    folder, tmp_path, changes, told
+):
+    place = shutil.copytree(folder / "text_encoder", tmp_path / "text_encoder")
+    settings = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**settings, **changes}))
+    places = Places(encoders=[tmp_path], tokenizers=[folder])
+    part = find_text_parts(places, without=["clip_g", "t5"])[0]
+    with pytest.raises(DataError, match=told):
+        part.load(torch.float32)
+
+
+@pytest.mark.parametrize("length", ["long", 0])
+def test_a_tokenizer_needs_a_length(folder, tmp_path, length):
+    place = shutil.copytree(folder / "tokenizer_3", tmp_path / "tokenizer_3")
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = length
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=r"no tokenizer of t5|cannot be read"):
+        load_padded("t5", place)
+
+
+def test_t5_files_of_any_name_are_found_after_the_known_ones(folder, tmp_path):
+    tiny.save_files(tmp_path, "t5xxl_fp8_e5m2.safetensors")
+    places = Places(encoders=[tmp_path], tokenizers=[folder])
+    assert origins(places)["t5"] == str(tmp_path / "t5xxl_fp8_e5m2.safetensors")
+    shutil.copyfile(tmp_path / "t5xxl_fp8_e5m2.safetensors", tmp_path / "t5xxl_bf16.safetensors")
+    assert origins(places)["t5"] == str(tmp_path / "t5xxl_bf16.safetensors")

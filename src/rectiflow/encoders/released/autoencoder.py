@@ -37,9 +37,11 @@ def released_autoencoder(tensors: Mapping[str, Tensor], origin: str) -> Autoenco
         origin: Names the file in an error.
 
     Raises:
-        DataError: If the latents do not have 16 channels, or tensors are missing, unknown or of the
-            wrong shape.
+        DataError: If the latents do not have 16 channels, or tensors are missing, unknown, of the
+            wrong shape or no floats.
     """
+    if wrong := sorted(name for name, x in tensors.items() if not x.is_floating_point()):
+        raise DataError(f"{origin}: weights of an autoencoder must be floats: {wrong[0]}")
     try:
         config = _config(tensors)
     except (KeyError, IndexError) as error:
@@ -54,8 +56,11 @@ def released_autoencoder(tensors: Mapping[str, Tensor], origin: str) -> Autoenco
     for name, value in weights.items():
         if "attentions" in name and value.ndim == 4:  # a 1x1 convolution there, a matrix here
             weights[name] = value[:, :, 0, 0]
-    with torch.device("meta"):
-        network: Any = AutoencoderKL(**config)
+    try:
+        with torch.device("meta"):
+            network: Any = AutoencoderKL(**config)
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise DataError(f"{origin} is no autoencoder: {error}") from error
     check_fit(network, weights, origin)
     network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return Autoencoder(network).eval()

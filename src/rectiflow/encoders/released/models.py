@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from rectiflow.encoders.folders import without_progress_bars
+from rectiflow.encoders.released.eight_bit import is_no_weight, scale_name, widened
 from rectiflow.errors import DataError
 
 HEAD_WIDTH = 64
 """Channels of an attention head in CLIP-L and bigG."""
 
 _ACTIVATIONS = {"clip_l": "quick_gelu", "clip_g": "gelu"}
-_FP8 = {torch.float8_e4m3fn, torch.float8_e5m2}
-_SCALE, _INPUT_SCALE, _FP8_MARK = ".scale_weight", ".scale_input", "scaled_fp8"
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 _POSITIONS = "text_model.embeddings.position_embedding.weight"
 _PROJECTION = "text_projection.weight"
@@ -42,41 +41,52 @@ def text_model(name: str, tensors: Mapping[str, Tensor], origin: str, dtype: tor
 
     Raises:
         ValueError: If T5 is asked for in float16.
-        DataError: If tensors are missing, unknown or of the wrong shape; the message lists them.
+        DataError: If tensors are missing, unknown, empty, of the wrong shape or no floats; the
+            message lists them.
     """
     if name == "t5" and dtype == torch.float16:
         raise ValueError("T5 overflows in float16; load it in bfloat16 or float32")
+    return stored_text_model(name, tensors, origin, dtype)
+
+
+def stored_text_model(
+    name: str, tensors: Mapping[str, Tensor], origin: str, dtype: torch.dtype
+) -> Any:
+    """`text_model` in any type: to be written to disk, not to compute with."""
     bare = {key.removeprefix("transformer."): value for key, value in tensors.items()}
+    plain = _plain(bare, origin, dtype)
+    weights = _t5_weights(plain) if name == "t5" else _clip_weights(name, plain)
+    wrong = [key for key, x in weights.items() if x.numel() == 0 or not x.is_floating_point()]
+    if wrong:
+        raise DataError(f"{origin}: weights must be floats and not empty: {_listed(sorted(wrong))}")
+    cls: Any = T5EncoderModel if name == "t5" else CLIPTextModelWithProjection
     try:
-        if name == "t5":
-            weights = _t5_weights(without_fp8(bare, dtype))
-            return _filled(T5EncoderModel, _t5_config(weights), weights, origin, dtype)
-        weights = _clip_weights(name, without_fp8(bare, dtype))
-        config = _clip_config(name, weights)
-    except (KeyError, ValueError, IndexError) as error:
+        config = _t5_config(weights) if name == "t5" else _clip_config(name, weights)
+        with torch.device("meta"):
+            empty = cls(config)
+    except (KeyError, IndexError) as error:
         raise DataError(f"{origin} is no {name} text encoder: it lacks {error}") from error
-    return _filled(CLIPTextModelWithProjection, config, weights, origin, dtype)
+    except Exception as error:  # the library raises nearly everything where shapes fit nothing
+        raise DataError(f"{origin} is no {name} text encoder: {error}") from error
+    check_fit(empty, weights, origin)
+    with without_progress_bars():
+        model: Any = cls.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+    return model.eval()
 
 
-def without_fp8(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Expand fp8 weights to `dtype`: W = value * scale_weight, or the bare value if it has none.
-
-    ComfyUI's scaled files store a factor beside each fp8 weight, one for the whole matrix or one
-    per row, and an empty marker `scaled_fp8`. The factors for inputs only serve fp8 arithmetic.
-    """
-    plain: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        if name == _FP8_MARK or name.endswith((_SCALE, _INPUT_SCALE)):
-            continue
-        if value.dtype in _FP8:
-            scale = tensors.get(name.removesuffix(".weight") + _SCALE)
-            value = value.float()
-            if scale is not None:
-                rows = (-1, *(1,) * (value.ndim - 1)) if scale.numel() > 1 else ()
-                value = value * scale.float().reshape(rows)
-            value = value.to(dtype)
-        plain[name] = value
-    return plain
+def _plain(tensors: Mapping[str, Tensor], origin: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors with 8-bit weights widened to `dtype`, and without what belongs to these."""
+    return {
+        key: widened(
+            value,
+            tensors.get(scale_name(key)) if key.endswith(".weight") else None,
+            dtype,
+            name=key,
+            origin=origin,
+        )
+        for key, value in tensors.items()
+        if not is_no_weight(key, tensors)
+    }
 
 
 def _clip_weights(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,8 +97,8 @@ def _clip_weights(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
         for key, value in tensors.items()
         if not key.startswith(others) and not key.endswith("position_ids")
     }
-    if name == "clip_l":
-        weights[_PROJECTION] = torch.eye(weights[_TOKENS].shape[1])
+    if name == "clip_l" and _TOKENS in weights:
+        weights[_PROJECTION] = torch.eye(weights[_TOKENS].shape[-1])
     return weights
 
 
@@ -140,21 +150,9 @@ def _t5_config(weights: Mapping[str, Tensor]) -> T5Config:
 
 
 def _count(names: Collection[str], prefix: str) -> int:
-    """Number of layers: one more than the highest index after `prefix`."""
+    """Number of layers that there are tensors of; gaps show as missing tensors."""
     found = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
-    return max(int(index) for index in found) + 1
-
-
-def _filled(
-    cls: Any, config: Any, weights: Mapping[str, Tensor], origin: str, dtype: torch.dtype
-) -> nn.Module:
-    """A model of this configuration with exactly these weights."""
-    with torch.device("meta"):
-        empty = cls(config)
-    check_fit(empty, weights, origin)
-    with without_progress_bars():
-        model = cls.from_pretrained(None, config=config, state_dict=dict(weights), dtype=dtype)
-    return model.eval()
+    return sum(index.isdecimal() for index in found)
 
 
 def check_fit(empty: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from rectiflow.encoders.folders import load_pretrained, load_tokenizer
+from rectiflow.encoders.folders import load_pretrained, load_tokenizer, refuse_non_finite
 from rectiflow.encoders.released.models import text_model
 from rectiflow.encoders.states import ENCODERS
 from rectiflow.encoders.text import FOLDERS, TOKENIZER_FOLDERS
@@ -136,6 +136,12 @@ def load_padded(name: str, folder: Path) -> Any:
             "sentencepiece to read: install it, or give --tokenizers DIR with a tokenizer.json"
         )
     tokenizer = load_tokenizer(_TOKENIZERS[name], folder)
+    length = tokenizer.model_max_length
+    if not isinstance(length, int | float) or length < 1 or tokenizer.eos_token_id is None:
+        raise DataError(
+            f"{folder} is no tokenizer of {name}: it needs an end of text and a positive "
+            f"model_max_length, got {tokenizer.eos_token!r} and {length!r}"
+        )
     pad = tokenizer.eos_token_id if name == "clip_l" else 0
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     return tokenizer
@@ -170,8 +176,10 @@ def _encoder_in(folder: Path, name: str) -> tuple[str, Callable[[torch.dtype], n
         cls = _MODELS[name]
         return str(pipeline_part), lambda dtype: load_pretrained(cls, pipeline_part, dtype=dtype)
     variants = _T5_VARIANTS if name == "t5" else ("",)
-    for variant in variants:
-        file = folder / f"{PART_NAMES[name]}{variant}.safetensors"
+    files = [folder / f"{PART_NAMES[name]}{variant}.safetensors" for variant in variants]
+    if name == "t5":
+        files += sorted(folder.glob(f"{PART_NAMES[name]}_*.safetensors"))
+    for file in files:
         if file.is_file():
             return str(file), partial(_from_files, name, [file])
     copy = folder / REPOSITORIES[name].rpartition("/")[2]
@@ -187,7 +195,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _from_files(name: str, files: Sequence[Path], dtype: torch.dtype) -> nn.Module:
-    tensors = {key: value for file in files for key, value in _tensors(file)}
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for key, value in _tensors(file):
+            if key in tensors:
+                raise DataError(f"{file} holds {key}, and so does another shard")
+            refuse_non_finite(key, value, file)
+            tensors[key] = value
     return text_model(name, tensors, str(files[0]), dtype)
 
 
