@@ -28,6 +28,7 @@ VERBS = [
     ("bench",),
     ("bundle",),
     ("convert",),
+    ("study", "architectures"),
 ]
 
 
@@ -70,8 +71,9 @@ def test_every_verb_has_help_with_one_example_that_parses(verb, capsys):
 
 
 def test_long_work_can_be_tried_dry():
-    for verb in ("quickstart", "train", "sample", "evaluate", "bench", "bundle", "convert"):
-        options = [name for option in command_of([verb]).params for name in option.opts]
+    verbs = ("quickstart", "train", "sample", "evaluate", "bench", "bundle", "convert")
+    for verb in (*((verb,) for verb in verbs), ("study", "architectures")):
+        options = [name for option in command_of(verb).params for name in option.opts]
         assert "--dry-run" in options, verb
         assert "--json" in options, verb
 
@@ -126,6 +128,7 @@ def test_the_version_is_printed(capsys):
         (["data", "preview", "no/such"], "no such folder of pictures: no/such"),
         (["model", "info", "no-such"], "no bundle or run 'no-such'"),
         (["bundle", "--run", "no/run", "--out", "x"], "no/run"),
+        (["study", "architectures", "--match", "time"], "no study at matched 'time'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

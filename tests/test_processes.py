@@ -1,3 +1,4 @@
+import os
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,34 @@ def test_a_failure_names_the_command_and_shows_the_end_of_what_it_said():
         python("1 / 0")
     with pytest.raises(RuntimeError, match="it said nothing"):
         python("import sys; sys.exit(3)")
+
+
+PATIENT = """
+import os, pathlib, signal, sys, time
+def stop(*_):
+    pathlib.Path("saved").write_text(str(os.getsid(0)))
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_an_interruption_reaches_the_process_as_one_sigterm_which_it_may_take_its_time_over(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(process):
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rectiflow.processes._wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        python(PATIENT)
+    session = int((tmp_path / "saved").read_text())
+    assert session != os.getsid(0)  # where the terminal's Ctrl-C does not reach
 
 
 def test_settings_of_the_environment_are_added_to_ours(monkeypatch):

@@ -27,6 +27,9 @@ class Finished:
 def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Finished:
     """Run a command to its end.
 
+    If we are interrupted it gets SIGTERM, once: a training then stops with a checkpoint. A session
+    of its own keeps the terminal's Ctrl-C, which would be a second signal, from it.
+
     Raises:
         ValueError: If it ends with 2, a mistake of the caller; the message is its last line.
         RuntimeError: If it ends with anything else but 0.
@@ -39,6 +42,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] | None = None) 
             stdout=output,
             stderr=errors,
             env={**os.environ, **(environment or {})},
+            start_new_session=True,
         )
         try:
             peak_mib = _wait(process)

@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from rectiflow.cli import bench, bundle, convert, data, evaluate, model, quickstart, sample, train
+from rectiflow.cli import (
+    bench,
+    bundle,
+    convert,
+    data,
+    evaluate,
+    model,
+    quickstart,
+    sample,
+    study,
+    train,
+)
 from rectiflow.cli.console import note, show_warnings_as_notes
 from rectiflow.errors import DiskFullError, NonFiniteError
 
@@ -23,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (quickstart, train, sample, evaluate, data, model, convert, bench, bundle):
+for verb in (quickstart, train, sample, evaluate, data, model, convert, bench, study, bundle):
     verb.register(app)
 
 INTERRUPTED = 130

@@ -1,0 +1,1 @@
+"""Studies: many runs that differ in one thing, compared with intervals."""
