@@ -27,7 +27,10 @@ def architectures(
     ] = "flops",
     seeds: Annotated[int, typer.Option(help="Runs of every network.", min=1)] = 3,
     only: Annotated[
-        list[str] | None, typer.Option(help="Run this network alone; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Run mmdit2, mmdit3, dit, crossdit, uvit or unet alone; may be repeated."
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs and their weights.")] = Path(
         "runs/studies"

@@ -33,7 +33,7 @@ def study_figure(groups: Groups, study: Study) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.8), layout="constrained")
         curves, *others = figure.subplots(1, len(METRICS), width_ratios=[2, 1, 1])
-        colors = dict(zip(study.labels, matplotlib.colormaps["tab10"].colors, strict=False))  # pyright: ignore[reportAttributeAccessIssue]
+        colors = {name: f"C{row % 10}" for row, name in enumerate(study.labels)}
         for name, results in groups.items():
             _curve(curves, results, study.labels[name], colors[name])
         curves.set(title=METRICS[0].label, xlabel="pictures seen", yscale="log")
@@ -48,7 +48,7 @@ def study_figure(groups: Groups, study: Study) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _curve(axes: Axes, results: Sequence[Result], label: str, color: Any) -> None:
+def _curve(axes: Axes, results: Sequence[Result], label: str, color: str) -> None:
     """The mean over seeds of the pictures that all of them were measured at, and its interval."""
     losses = [dict(result.curve) for result in results]
     seen = sorted(set.intersection(*(set(each) for each in losses)))
@@ -61,7 +61,7 @@ def _curve(axes: Axes, results: Sequence[Result], label: str, color: Any) -> Non
 
 
 def _scores(
-    axes: Axes, groups: Groups, metric: Metric, study: Study, colors: Mapping[str, Any]
+    axes: Axes, groups: Groups, metric: Metric, study: Study, colors: Mapping[str, str]
 ) -> None:
     for row, (name, results) in enumerate(groups.items()):
         values = [r.values[metric.name] for r in results if metric.name in r.values]
