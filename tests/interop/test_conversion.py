@@ -13,6 +13,7 @@ from rectiflow.flow.formulations import formulation
 from rectiflow.flow.predictions import VelocityPrediction
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.interop.conversion import NOTICE, convert, plan
+from rectiflow.interop.pipeline_folder import shift_of
 from rectiflow.interop.shapes import RELEASED
 from rectiflow.nn.releases import RELEASES
 from rectiflow.sampling.bundle import packaged_bundles
@@ -244,6 +245,88 @@ def test_text_encoders_inside_a_file_become_folders_bit_for_bit(tmp_path):
         expected = {k.removeprefix(prefix): v for k, v in more.items() if k.startswith(prefix)}
         assert same(load_file(folder / place / "model.safetensors"), expected), part
         assert (folder / place / "config.json").is_file()
+
+
+def test_a_t5_in_float16_and_a_clip_of_two_types_lose_no_bit(tmp_path):
+    _, clip_g, t5 = models_in_small()
+    narrow = {name: value.half() for name, value in state(t5).items()}
+    del narrow["encoder.embed_tokens.weight"]
+    mixed = state(clip_g)
+    first = min(mixed)
+    mixed[first] = mixed[first].half()
+    mixed["text_model.embeddings.position_ids"] = torch.arange(3)[None]
+    more = {f"text_encoders.t5xxl.transformer.{name}": value for name, value in narrow.items()}
+    more |= {f"text_encoders.clip_g.transformer.{name}": value for name, value in mixed.items()}
+    source = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=more)
+    folder = converted(source, "diffusers", tmp_path / "folder")
+    assert same(load_file(folder / "text_encoder_3" / "model.safetensors"), narrow)
+    written = load_file(folder / "text_encoder_2" / "model.safetensors")
+    assert {value.dtype for value in written.values()} == {torch.float32}
+    assert all(torch.equal(value, mixed[name].float()) for name, value in written.items())
+
+
+def test_parts_beside_are_whole_and_nothing_but_weights_and_settings_is_copied(tmp_path):
+    source = tmp_path / "m"
+    write_diffusers(source / "transformer", network(SMALL))
+    (source / "text_encoder").mkdir()
+    (source / "text_encoder" / "config.json").write_text("{}")
+    (source / "text_encoder" / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(DataError, match="text_encoder holds no safetensors"):
+        plan(open_checkpoint(source), "diffusers", tmp_path / "x")
+    weights = source / "text_encoder" / "model.safetensors"
+    save_file({"a": torch.ones(4)}, weights)
+    (source / "text_encoder" / "modeling.py").write_text("print()")
+    (source / "NOTICE.txt").write_text("mine")
+    opened = replace(open_checkpoint(source), release="sd3-medium")
+    folder = convert(plan(opened, "diffusers", tmp_path / "x"))
+    copied = {path.name for path in (folder / "text_encoder").iterdir()}
+    assert copied == {"config.json", "model.safetensors"}
+    assert (folder / "NOTICE.txt").read_text() == "mine"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"text_encoder/model\.safetensors cannot be read"):
+        plan(open_checkpoint(source), "diffusers", tmp_path / "y")
+
+
+def test_the_shift_is_the_scheduler_s_the_recipe_s_or_that_of_the_releases(tmp_path):
+    single = open_checkpoint(write_stability(tmp_path / "m.safetensors", network(PLAIN)))
+    assert shift_of(single) == 3  # as it is drawn
+    assert shift_of(replace(single, facts={"recipe": {"sampling": {"shift": 1.5}}})) == 1.5
+    assert shift_of(replace(single, facts={"recipe": {"name": "mine"}})) == 1
+    write_diffusers(tmp_path / "m" / "transformer", network(PLAIN))
+    (tmp_path / "m" / "scheduler").mkdir()
+    file = tmp_path / "m" / "scheduler" / "scheduler_config.json"
+    for shift, told in ((2, None), ([1], "must be a number"), (-1, "> 0"), (True, "number")):
+        file.write_text(json.dumps({"shift": shift}))
+        folder = open_checkpoint(tmp_path / "m")
+        if told is None:
+            assert plan(folder, "diffusers", tmp_path / "x").facts()["shift"] == 2
+            continue
+        with pytest.raises(DataError, match=told):
+            shift_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"layers_per_block": 10**9}, "no autoencoder's: .*layers_per_block 1000000000"),
+        ({"block_out_channels": 3}, "no autoencoder's: block_out_channels 3"),
+        (None, "missing: decoder.conv_out.bias"),
+    ],
+)
+def test_an_autoencoder_that_does_not_fit_is_refused(changes, told, tmp_path):
+    first = write_stability(tmp_path / "m.safetensors", network(PLAIN), more=vae_inside())
+    folder = converted(first, "diffusers", tmp_path / "folder")
+    weights, settings = (
+        folder / "vae" / name for name in ("diffusion_pytorch_model.safetensors", "config.json")
+    )
+    if changes is None:
+        tensors = load_file(weights)
+        del tensors["decoder.conv_out.bias"]
+        save_file(tensors, weights)
+    else:
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), **changes}))
+    with pytest.raises(DataError, match=told):
+        plan(open_checkpoint(folder), "stability", tmp_path / "x.safetensors").facts()
 
 
 def test_an_autoencoder_with_tensors_of_no_known_name_is_refused(tmp_path):

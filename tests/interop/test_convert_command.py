@@ -76,6 +76,7 @@ def test_sizes_are_in_powers_of_ten():
     assert parse_bytes("5GB") == 5 * 10**9
     assert parse_bytes("1.5 mb") == 1_500_000
     assert parse_bytes("300000") == 300_000
+    assert parse_bytes("9" * 400 + "GB") > 10**400  # more than a float holds
     for text in ("", "0", "-1GB", "5TB", "GB"):
         with pytest.raises(ValueError, match="--shard-size must be a size"):
             parse_bytes(text)

@@ -1,6 +1,7 @@
 """The hub is asked with permission only, and a refusal says what to do."""
 
 import types
+from fnmatch import fnmatch
 
 import huggingface_hub
 import pytest
@@ -55,7 +56,9 @@ def test_a_path_that_is_there_is_never_looked_up(hub, tmp_path, monkeypatch):
     assert hub.asked == []
 
 
-@pytest.mark.parametrize("name", ["a/../b", "../b", "a/b/c", "model.safetensors", "/no/where"])
+@pytest.mark.parametrize(
+    "name", ["a/../b", "../b", "a/b/c", "model.safetensors", "models/m.safetensors", "/no/where"]
+)
 def test_what_is_no_name_of_a_repository_is_not_asked_for(hub, name):
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         locate(name, download=True)
@@ -67,8 +70,13 @@ def test_a_repository_is_fetched_as_a_folder_and_a_file_as_a_file(hub, tmp_path)
     assert locate("some/model", download=True) == tmp_path
     ((repository,), options) = hub.asked.pop()
     assert repository == "some/model"
-    assert "transformer/*" in options["allow_patterns"]
-    assert not any(pattern.endswith(".bin") for pattern in options["allow_patterns"])
+    names = [f"text_encoder_3/model.{end}" for end in ("safetensors", "bin", "py")]
+    names += ["transformer/config.json", "tokenizer_3/spiece.model", "tokenizer/merges.txt"]
+    names += ["LICENSE.md", "sd3.5_medium.safetensors", "transformer/a.safetensors.index.json"]
+    patterns = options["allow_patterns"]
+    wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+    refused = ["text_encoder_3/model.bin", "text_encoder_3/model.py", "sd3.5_medium.safetensors"]
+    assert sorted({*names} - {*wanted}) == sorted(refused)
     locate("some/model/split/a.safetensors", download=True)
     assert hub.asked == [(("some/model", "split/a.safetensors"), {})]
 

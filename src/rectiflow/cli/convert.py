@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +76,7 @@ def convert(
 def parse_bytes(text: str) -> int:
     """Read a size such as "5GB", "500MB" or "100000", in powers of ten as on the hub."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]B|)", text.strip().upper())
-    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
+    size = int(Decimal(found[1]) * UNITS[found[2]]) if found else 0
     if size < 1:
         raise ValueError(f"--shard-size must be a size such as 5GB or 500MB, got {text!r}")
     return size

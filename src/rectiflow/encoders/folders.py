@@ -109,7 +109,7 @@ def load_tokenizer(cls: Any, folder: Path) -> Any:
 
 def save_pretrained(model: Any, folder: Path, dtype: torch.dtype) -> None:
     """Write configuration and safetensors, the weights in `dtype`; the model keeps its own."""
-    if dtype != torch.float32:
+    if any(p.dtype != dtype for p in model.parameters()):
         model = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own `to` prints a warning
     with without_progress_bars():
         model.save_pretrained(str(folder))

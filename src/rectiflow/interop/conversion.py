@@ -22,6 +22,7 @@ from rectiflow.interop.checkpoint import NETWORK_PREFIX, PART_PREFIXES, Checkpoi
 from rectiflow.interop.keys import Foreign, pieces
 from rectiflow.interop.pipeline_folder import (
     INSIDE,
+    check_parts,
     copy_parts,
     parts_beside,
     shift_of,
@@ -134,10 +135,13 @@ def plan(
 
     Raises:
         ValueError: If the layout cannot hold the network, or target or shards do not suit it.
+        DataError: If a part beside the network is damaged or incomplete.
     """
     _refuse_target(to, target, shard_bytes)
     _refuse_network(to, source.config)
     _refuse_formulation(source)
+    if to == "diffusers":
+        check_parts(source)
     sizes: dict[str, int] = {}
     with torch.device("meta"):
         state = MMDiT(source.config).state_dict()
@@ -268,7 +272,7 @@ def _write_folder(conversion: Conversion, folder: Path, on_progress: OnProgress 
     if not parts_beside(source):
         write_inside_parts(source, conversion.parts, folder)
     write_index(source, folder)
-    if conversion.notice:
+    if conversion.notice and not (folder / "NOTICE.txt").exists():  # the source's own stays
         (folder / "NOTICE.txt").write_text(conversion.notice + "\n", encoding="utf-8")
 
 

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+\.safetensors)?")
+# The name of a repository does not end as a file's does: FOLDER/FILE.safetensors is a path.
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.safetensors)(/[\w./-]+\.safetensors)?")
+_WITH_WEIGHTS = ("transformer", "vae", "text_encoder*")
 _WANTED = (
     "model_index.json",
     "LICENSE*",
-    "transformer/*",
-    "vae/*",
-    "scheduler/*",
-    "text_encoder*/*",
-    "tokenizer*/*",
+    *(f"{part}/*.{end}" for part in _WITH_WEIGHTS for end in ("json", "safetensors")),
+    "scheduler/*.json",
+    *(f"tokenizer*/*.{end}" for end in ("json", "txt", "model")),
 )
 
 

@@ -1,19 +1,24 @@
 """What lies beside the network in a diffusers pipeline folder: text, autoencoder, scheduler."""
 
+import math
 import shutil
 from collections.abc import Collection, Mapping
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rectiflow.encoders.folders import save_pretrained
 from rectiflow.encoders.released.autoencoder import released_autoencoder
-from rectiflow.encoders.released.models import text_model
+from rectiflow.encoders.released.models import stored_text_model
+from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import Checkpoint
 from rectiflow.interop.settings import DIFFUSERS_CLASS
-from rectiflow.runs import write_json
+from rectiflow.interop.tensor_file import TensorFile
+from rectiflow.runs import read_json, write_json
 
 INDEX = "model_index.json"
 SCHEDULER_CLASS = "FlowMatchEulerDiscreteScheduler"
@@ -46,6 +51,9 @@ INSIDE = {
 RELEASED_SHIFT = 3.0
 """Of the schedulers of all releases (their `scheduler_config.json`)."""
 
+_COPIED = (".json", ".txt", ".model", ".safetensors")
+"""Endings of the files that are copied: settings, vocabularies and weights, no pickles, no code."""
+
 
 def parts_beside(source: Checkpoint) -> list[str]:
     """The parts that lie as folders beside the network."""
@@ -53,20 +61,33 @@ def parts_beside(source: Checkpoint) -> list[str]:
 
 
 def shift_of(source: Checkpoint) -> float:
-    """The shift that a model is sampled with: its recipe's, that of the releases, or none."""
+    """The shift that a model is sampled with, > 0.
+
+    That of the scheduler beside it, else its recipe's, else 1 for a model of ours and that of the
+    releases for any other.
+
+    Raises:
+        DataError: If the scheduler's is no positive number.
+    """
+    scheduler = source.folder and source.folder / "scheduler" / "scheduler_config.json"
+    if scheduler and scheduler.is_file():
+        shift = read_json(scheduler).get("shift", RELEASED_SHIFT)
+        if type(shift) not in (int, float) or not 0 < shift < math.inf:
+            raise DataError(f"{scheduler}: shift must be a number > 0, got {shift!r}")
+        return float(shift)
     recipe = source.facts.get("recipe")
     sampling = recipe.get("sampling", {}) if isinstance(recipe, Mapping) else {}
     shift = sampling.get("shift") if isinstance(sampling, Mapping) else None
     if isinstance(shift, int | float):
         return float(shift)
-    return RELEASED_SHIFT if source.release else 1.0
+    return 1.0 if recipe or source.layout == "rectiflow" else RELEASED_SHIFT
 
 
 def write_scheduler(source: Checkpoint, target: Path) -> None:
     """Write scheduler/: that of the source if it has one, else Euler steps on its shifted grid."""
     own = source.folder / "scheduler" if source.folder else None
     if own is not None and own.is_dir():
-        shutil.copytree(own, target / "scheduler")
+        shutil.copytree(own, target / "scheduler", ignore=_others)
         return
     settings = {
         "_class_name": SCHEDULER_CLASS,
@@ -77,12 +98,35 @@ def write_scheduler(source: Checkpoint, target: Path) -> None:
     write_json(target / "scheduler" / "scheduler_config.json", settings)
 
 
+def check_parts(source: Checkpoint) -> None:
+    """Refuse folders beside the network that cannot be copied whole.
+
+    Raises:
+        DataError: If one has no weights in safetensors, or a file of them was cut or damaged.
+    """
+    for name in parts_beside(source):
+        assert source.folder is not None  # there are parts beside it
+        files = sorted((source.folder / name).glob("*.safetensors"))
+        if not files and name not in TOKENIZER_PARTS:
+            raise DataError(
+                f"{source.folder / name} holds no safetensors, and other formats are not copied; "
+                "get its weights as safetensors, or move the folder away"
+            )
+        for file in files:
+            TensorFile(file)
+
+
+def _others(folder: str, names: list[str]) -> list[str]:
+    """Files that are not copied."""
+    return [n for n in names if Path(folder, n).is_file() and not n.endswith(_COPIED)]
+
+
 def copy_parts(source: Checkpoint, target: Path) -> None:
     """Copy the folders beside the network, and the licence of the source."""
     if source.folder is None:
         return
     for name in parts_beside(source):
-        shutil.copytree(source.folder / name, target / name)
+        shutil.copytree(source.folder / name, target / name, ignore=_others)
     for path in sorted(source.folder.iterdir()):
         if path.is_file() and path.name.upper().startswith(("LICENSE", "NOTICE")):
             shutil.copyfile(path, target / path.name)
@@ -100,14 +144,19 @@ def write_inside_parts(source: Checkpoint, folders: Collection[str], target: Pat
         tensors = source.part(part) if folder in folders else None
         if tensors is None:
             continue
-        dtype, origin = next(iter(tensors.values())).dtype, str(source.path)
+        dtype, origin = _common_type(tensors), str(source.path)
         if part == "vae":
             released_autoencoder(tensors, origin).save(target / folder, dtype)
-        elif part == "t5xxl":
-            wide = torch.bfloat16 if dtype == torch.float16 else dtype  # it overflows in float16
-            save_pretrained(text_model("t5", tensors, origin, wide), target / folder, wide)
         else:
-            save_pretrained(text_model(part, tensors, origin, dtype), target / folder, dtype)
+            name = "t5" if part == "t5xxl" else part
+            model = stored_text_model(name, tensors, origin, dtype)
+            save_pretrained(model, target / folder, dtype)
+
+
+def _common_type(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """The smallest type that keeps every bit of the weights; lone numbers beside them not asked."""
+    types = {x.dtype for x in tensors.values() if x.is_floating_point() and x.ndim}
+    return reduce(torch.promote_types, types) if types else torch.float32
 
 
 def write_index(source: Checkpoint, target: Path) -> None:

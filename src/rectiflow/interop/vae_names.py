@@ -6,7 +6,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rectiflow.encoders.released.autoencoder import SCALE, SHIFT, diffusers_name
+from rectiflow.encoders.folders import refuse_non_finite
+from rectiflow.encoders.released.autoencoder import (
+    LATENT_CHANNELS,
+    SCALE,
+    SHIFT,
+    diffusers_name,
+    fitted_autoencoder,
+)
 from rectiflow.errors import DataError
 from rectiflow.interop.tensor_file import TensorFile
 from rectiflow.interop.tensors import Tensors
@@ -14,6 +21,8 @@ from rectiflow.runs import read_json
 
 # What the original layout has no place for, and therefore means: the autoencoder of the releases.
 _IMPLIED = {"scaling_factor": SCALE, "shift_factor": SHIFT, "norm_num_groups": 32}
+_IMPLIED |= {"latent_channels": LATENT_CHANNELS}
+_MOST = 8  # levels, and blocks of each; twice what there is
 _BLOCK = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
 _ATTENTION = ("norm", "q", "k", "v", "proj_out")
 
@@ -26,7 +35,8 @@ def original_vae(folder: Path) -> dict[str, Tensor] | None:
         shift of its latents would be lost.
 
     Raises:
-        DataError: If a file is damaged, or a tensor has no known name.
+        DataError: If a file is damaged, a tensor is missing, misshapen, not finite, or has no known
+            name.
     """
     file = folder / "diffusion_pytorch_model.safetensors"
     if not ((folder / "config.json").is_file() and file.is_file()):
@@ -35,15 +45,25 @@ def original_vae(folder: Path) -> dict[str, Tensor] | None:
     if any(settings.get(name) != value for name, value in _IMPLIED.items()):
         return None
     tensors = Tensors.of([TensorFile(file)])
-    try:
-        num_levels = len(settings["block_out_channels"])
-        num_blocks = settings["layers_per_block"] + 1  # of the decoder, the longer half
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'config.json'} is no autoencoder's: {error!r}") from error
+    widths, layers = settings.get("block_out_channels"), settings.get("layers_per_block")
+    if (
+        not (isinstance(widths, list) and 1 <= len(widths) <= _MOST)
+        or type(layers) is not int
+        or not 1 <= layers <= _MOST
+    ):
+        raise DataError(
+            f"{folder / 'config.json'} is no autoencoder's: block_out_channels {widths!r}, "
+            f"layers_per_block {layers!r}"
+        )
+    num_levels, num_blocks = len(widths), layers + 1  # of the decoder, the longer half
     names = {diffusers_name(name, num_levels): name for name in _names(num_levels, num_blocks)}
     if strangers := sorted(set(tensors) - names.keys()):
         raise DataError(f"{file} holds tensors of no known name: {json.dumps(strangers)}")
-    return {names[name]: _to_original(names[name], tensors.read(name)) for name in tensors}
+    original = {names[name]: _to_original(names[name], tensors.read(name)) for name in tensors}
+    fitted_autoencoder(original, str(file))
+    for name, value in original.items():
+        refuse_non_finite(name, value, file)
+    return original
 
 
 def _to_original(name: str, value: Tensor) -> Tensor:

@@ -37,6 +37,21 @@ def released_autoencoder(tensors: Mapping[str, Tensor], origin: str) -> Autoenco
         origin: Names the file in an error.
 
     Raises:
+        DataError: See `fitted_autoencoder`.
+    """
+    network, weights = fitted_autoencoder(tensors, origin)
+    network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
+    return Autoencoder(network).eval()
+
+
+def fitted_autoencoder(tensors: Mapping[str, Tensor], origin: str) -> tuple[Any, dict[str, Tensor]]:
+    """An `AutoencoderKL` without weights, and the weights that fit it under its names.
+
+    Args:
+        tensors: As for `released_autoencoder`.
+        origin: Names the file in an error.
+
+    Raises:
         DataError: If the latents do not have 16 channels, or tensors are missing, unknown, of the
             wrong shape or no floats.
     """
@@ -62,8 +77,7 @@ def released_autoencoder(tensors: Mapping[str, Tensor], origin: str) -> Autoenco
     except (ValueError, ZeroDivisionError, RuntimeError) as error:
         raise DataError(f"{origin} is no autoencoder: {error}") from error
     check_fit(network, weights, origin)
-    network.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
-    return Autoencoder(network).eval()
+    return network, weights
 
 
 def diffusers_name(name: str, num_levels: int) -> str:
