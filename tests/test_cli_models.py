@@ -56,6 +56,7 @@ def test_a_released_model_is_drawn_from_its_file_with_text_from_elsewhere(tmp_pa
     plan = json.loads(capsys.readouterr().out)
     assert plan["text_encoders"]["clip_g"] == str(encoders / "clip_g.safetensors")
     assert (plan["t5_tokens"], list(plan["text_encoders"])) == (77, ["clip_l", "clip_g"])
+    assert (plan["options"]["grid"], plan["options"]["num_steps"]) == ("sd3", 2)
     for name, more in (("whole", ["--t5-tokens", "9"]), ("left_out", left_out)):
         assert main([*command, *more, "--out", str(tmp_path / name)]) == 0
     whole, other = (

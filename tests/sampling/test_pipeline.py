@@ -324,6 +324,7 @@ def test_progress_counts_pictures_to_the_total():
         ({"strength": 0.5}, "strength 0.5 needs an image"),
         ({"strength": 0.0}, r"strength must be in \(0, 1\], got 0.0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be finite"),
+        ({"guidance_scale": 1.0, "negative": "rain"}, "negative 'rain' would have no effect"),
         ({"without": ("bert",)}, "got 'bert'"),
     ],
 )

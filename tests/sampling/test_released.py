@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.interop.conversion import convert, plan
 from rectiflow.sampling.bundle import packaged_bundles
+from rectiflow.sampling.drawing import drawing_of
 from rectiflow.sampling.load import load as load_own
 from rectiflow.sampling.released import (
     OPTIONS,
@@ -210,7 +212,12 @@ def test_turbo_is_known_by_its_name_alone(single, tmp_path, monkeypatch):
     assert find_released(single, beside).release == "sd3.5-large-turbo"
     opened = replace(opened, path=single.parent / "turbo" / "model.safetensors")
     assert find_released(single, beside).release == "sd3.5-large"
-    opened = replace(opened, release="sd3.5-medium")
+    opened = replace(opened, path=single.parent / "large-turbo" / "transformer")
+    assert find_released(single, beside).release == "sd3.5-large-turbo"
+    monkeypatch.chdir(single.parent)
+    opened = replace(opened, path=Path("sd3.5_large_turbo.safetensors"))
+    assert find_released(single, beside).release == "sd3.5-large-turbo"
+    opened = replace(opened, release="sd3.5-medium", path=single)
     assert find_released(single, beside).release == "sd3.5-medium"
 
 
@@ -229,6 +236,24 @@ def test_an_export_of_ours_is_drawn_as_its_recipe_says(single):
     assert (pipeline.options.grid, pipeline.options.shift) == ("uniform", 1.0)
     assert pipeline.unconditional_text == "zeros"
     assert pipeline.formulation.name == "rf"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"sampling": 3, "objective": {"formulation": "rf"}},
+        {"sampling": {"num_steps": "many"}, "objective": {"formulation": "rf"}},
+        {"sampling": {"solver": "none"}, "objective": {"formulation": "rf"}},
+        {"sampling": {"unconditional": "none"}, "objective": {"formulation": "rf"}},
+        {"sampling": {}, "objective": {"formulation": "nothing"}},
+        {"sampling": {}, "objective": {"formulation": ["rf"]}},
+        {"sampling": {}, "objective": 3},
+        {"sampling": {}},
+    ],
+)
+def test_a_recipe_that_does_not_say_how_to_draw_is_refused(recipe):
+    with pytest.raises(DataError, match=r"file\.safetensors is damaged: its recipe does not say"):
+        drawing_of(recipe, "file.safetensors")
 
 
 def test_the_packaged_bundle_draws_the_same_picture_after_its_export(tmp_path):

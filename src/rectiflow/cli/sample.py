@@ -1,6 +1,7 @@
 """`rectiflow sample`: draw pictures for prompts."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,6 +145,7 @@ def _sample(asked: Mapping[str, Any]) -> list[Path]:
     """Draw, or print the plan of a dry run; every mistake is told before weights are read."""
     from rectiflow.devices import resolve_device, resolve_precision
     from rectiflow.sampling.load import load
+    from rectiflow.sampling.options import with_changes
     from rectiflow.sampling.sources import resolve_source
 
     prompts = asked["prompts"]
@@ -162,8 +164,10 @@ def _sample(asked: Mapping[str, Any]) -> list[Path]:
     if asked["dry_run"]:
         begun = {name: asked[name] for name in ("image", "mask") if asked["image"]}
         plan = {"model": source.folder, **place, "prompts": texts, "out": folder}
-        facts = released.facts() if released else {}
-        say_json({**plan, "options": changes, **begun, **facts})
+        facts = {"options": changes}
+        if released:
+            facts = {**released.facts(), "options": asdict(with_changes(released.options, changes))}
+        say_json({**plan, **begun, **facts})
         return []
     pipeline = released.load(**place) if released else load(source.folder, **place)
     return _draw(pipeline, texts, {**changes, **begin}, folder, asked["sheet"])

@@ -14,12 +14,11 @@ from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.errors import DataError
-from rectiflow.flow.formulations import formulation
 from rectiflow.nn import backbones
 from rectiflow.nn.backbones import BACKBONES, Interface, backbone_of
 from rectiflow.nn.settings import AnyNetworkSettings
 from rectiflow.runs import Run, read_json
-from rectiflow.sampling.options import SamplingOptions
+from rectiflow.sampling.drawing import drawing_of
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import encoder_folders, find_source
 from rectiflow.sealing import sha256, verify
@@ -95,20 +94,18 @@ def _pipeline(
     """Put the parts together with the recipe's settings of sampling."""
     autoencoder, text = encoders
     shape: Any = network.config
-    recipe = read_json(config)
-    settings = recipe.get("sampling", {})
-    known = ("num_steps", "solver", "guidance_scale", "shift")
+    drawing = drawing_of(read_json(config), config)
     return Pipeline(
         network,
         autoencoder,
         text,
-        formulation=formulation(recipe["objective"]["formulation"]),
+        formulation=drawing.formulation,
         side_px=shape.base_latent_side * autoencoder.factor,
-        unconditional_text=settings.get("unconditional", "zeros"),
+        unconditional_text=drawing.unconditional_text,
         device=device,
         precision=precision,
         recipe_hash=sha256(config),
-        options=SamplingOptions(**{name: settings[name] for name in known if name in settings}),
+        options=drawing.options,
     )
 
 

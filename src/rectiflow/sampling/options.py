@@ -1,7 +1,8 @@
 """How pictures are drawn, as one checked object."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rectiflow.encoders.states import ENCODERS
@@ -37,7 +38,8 @@ class SamplingOptions:
         batch_size: Pictures drawn at once.
 
     Raises:
-        ValueError: If a value is out of range, or skip-layer guidance would act at no step.
+        ValueError: If a value is out of range, a negative is given without guidance, or skip-layer
+            guidance would act at no step.
     """
 
     num_images_per_prompt: int = 1
@@ -63,6 +65,10 @@ class SamplingOptions:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not math.isfinite(self.guidance_scale):
             raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}")
+        if self.negative and self.guidance_scale == 1:
+            raise ValueError(
+                f"negative {self.negative!r} would have no effect: guidance_scale 1 is off"
+            )
         for name in ("shift", "skip_scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
@@ -127,3 +133,20 @@ class SamplingOptions:
                 f"between {self.skip_start} and {self.skip_end} of them; raise skip_end, take more "
                 f"steps, or skip none"
             )
+
+
+def with_changes(options: SamplingOptions, changes: Mapping[str, Any]) -> SamplingOptions:
+    """Options of which some are changed.
+
+    Raises:
+        ValueError: If an option is unknown, out of range or without effect.
+    """
+    try:
+        changed = replace(options, **changes)
+    except TypeError as error:
+        known = ", ".join(SamplingOptions.__dataclass_fields__)
+        raise ValueError(f"{error}; known options: {known}") from error
+    idle = {"skip_scale", "skip_start", "skip_end"} & changes.keys()
+    if idle and not changed.skip_layers:
+        raise ValueError(f"{', '.join(sorted(idle))} would have no effect without skip_layers")
+    return changed

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rectiflow.encoders.text import TextEncoders
 from rectiflow.flow.formulations import Formulation
 from rectiflow.sampling.editing import Original, Picture, original_picture
 from rectiflow.sampling.images import to_bytes
-from rectiflow.sampling.options import SamplingOptions
+from rectiflow.sampling.options import SamplingOptions, with_changes
 from rectiflow.sampling.solving import Start, carry, check_skipping
 
 OnProgress = Callable[[int, int], None]  # (pictures done, pictures in all)
@@ -185,15 +185,7 @@ class Pipeline:
         Raises:
             ValueError: If an option is unknown, out of range or without effect.
         """
-        try:
-            options = replace(self.options, **changes)
-        except TypeError as error:
-            known = ", ".join(SamplingOptions.__dataclass_fields__)
-            raise ValueError(f"{error}; known options: {known}") from error
-        idle = {"skip_scale", "skip_start", "skip_end"} & changes.keys()
-        if idle and not options.skip_layers:
-            raise ValueError(f"{', '.join(sorted(idle))} would have no effect without skip_layers")
-        return options
+        return with_changes(self.options, changes)
 
     def noise(
         self, seed: int, index: int, size: tuple[int, int] | None = None

@@ -26,7 +26,8 @@ from rectiflow.encoders.released.text import T5_TOKENS, ReleasedText
 from rectiflow.flow.formulations import formulation
 from rectiflow.interop.checkpoint import PART_PREFIXES, Checkpoint, open_checkpoint
 from rectiflow.interop.hub import fetch, locate
-from rectiflow.runs import read_json
+from rectiflow.interop.pipeline_folder import shift_of
+from rectiflow.sampling.drawing import Drawing, drawing_of
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
 
@@ -103,7 +104,7 @@ class ReleasedModel:
     @property
     def options(self) -> SamplingOptions:
         """How it is drawn with unless told otherwise."""
-        options = _options(self.checkpoint, self.release)
+        options = _drawing(self.checkpoint, self.release).options
         return replace(options, without=tuple(self.settings.without))
 
     def facts(self) -> dict[str, Any]:
@@ -129,14 +130,14 @@ class ReleasedModel:
         text = self._text(dtype)  # its mistakes are told before weights are read
         network = self.checkpoint.load_network(dtype)
         autoencoder = self.autoencoder[1]()
-        recipe = _recipe(self.checkpoint)
+        drawing = _drawing(self.checkpoint, self.release)
         return Pipeline(
             network,
             autoencoder,
             text,
-            formulation=formulation(recipe.get("objective", {}).get("formulation", OBJECTIVE)),
+            formulation=drawing.formulation,
             side_px=network.config.base_latent_side * autoencoder.factor,
-            unconditional_text=recipe.get("sampling", {}).get("unconditional", "empty"),
+            unconditional_text=drawing.unconditional_text,
             device=place,
             precision=precision,
             recipe_hash=fingerprint(weight_files(self.checkpoint)),
@@ -232,29 +233,22 @@ def weight_files(checkpoint: Checkpoint) -> list[Path]:
 
 def _release(checkpoint: Checkpoint) -> str | None:
     """The release of this shape and name; folders of the hub's cache bear names in their paths."""
-    path = checkpoint.path
+    path = checkpoint.path.absolute()
+    path = path.parent if path.name == "transformer" else path
     names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
     is_turbo = any("turbo" in name.lower() for name in names)
     is_large = checkpoint.release == "sd3.5-large"
     return "sd3.5-large-turbo" if is_large and is_turbo else checkpoint.release
 
 
-def _recipe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the model was trained by, if it is an export of ours; else nothing."""
+def _drawing(checkpoint: Checkpoint, release: str | None) -> Drawing:
+    """As the release is drawn, else as the recipe of an export of ours says, else as diffusers."""
     recipe = checkpoint.facts.get("recipe")
-    return recipe if isinstance(recipe, dict) else {}
-
-
-def _options(checkpoint: Checkpoint, release: str | None) -> SamplingOptions:
-    if release is not None:
-        return OPTIONS[release]
-    if recipe := _recipe(checkpoint):
-        known = ("num_steps", "solver", "guidance_scale", "shift")
-        settings = recipe.get("sampling", {})
-        return SamplingOptions(**{name: settings[name] for name in known if name in settings})
-    scheduler = checkpoint.folder and checkpoint.folder / "scheduler" / "scheduler_config.json"
-    shift = read_json(scheduler).get("shift") if scheduler and scheduler.is_file() else None
-    return OTHER_OPTIONS if shift is None else replace(OTHER_OPTIONS, shift=float(shift))
+    if release is None and isinstance(recipe, dict):
+        return drawing_of(recipe, checkpoint.path)
+    other = OTHER_OPTIONS if release else replace(OTHER_OPTIONS, shift=shift_of(checkpoint))
+    options = OPTIONS[release] if release else other
+    return Drawing(formulation(OBJECTIVE), options, unconditional_text="empty")
 
 
 def _with_subfolder(folder: Path | None) -> list[Path]:

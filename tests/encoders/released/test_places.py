@@ -151,6 +151,17 @@ def test_a_missing_tokenizer_alone_is_told(files):
         find_text_parts(Places(encoders=[files]), without=["t6"])
 
 
+def test_a_named_folder_of_which_nothing_is_used_is_refused(folder, files, tmp_path):
+    for changes, option in (
+        ({"encoders": [tmp_path]}, "text-encoders"),
+        ({"tokenizers": [tmp_path / "nowhere"]}, "tokenizers"),
+        ({"encoders": [files], "tokenizers": [files]}, "tokenizers"),
+    ):
+        with pytest.raises(FileNotFoundError, match=rf"--{option} .* has no effect"):
+            find_text_parts(Places(beside=[folder], **changes))
+    find_text_parts(Places(encoders=[files], tokenizers=[folder]))
+
+
 def test_a_download_fetches_only_what_is_nowhere_else(folder, files, tmp_path):
     asked = []
 
@@ -158,7 +169,7 @@ def test_a_download_fetches_only_what_is_nowhere_else(folder, files, tmp_path):
         asked.append((repository, tuple(patterns)))
         return folder / "tokenizer_3"
 
-    places = Places(encoders=[files], tokenizers=[tmp_path], fetch=fetch)
+    places = Places(encoders=[files], fetch=fetch)
     find_text_parts(places, without=["clip_l", "clip_g"])
     assert [repository for repository, _ in asked] == ["google/t5-v1_1-xxl"]
     assert not any("safetensors" in pattern for pattern in asked[0][1])  # a tokenizer only

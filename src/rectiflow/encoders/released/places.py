@@ -90,12 +90,13 @@ def find_text_parts(places: Places, without: Collection[str] = ()) -> tuple[Text
 
     Raises:
         ValueError: If `without` names no text encoder.
-        FileNotFoundError: If something is nowhere; the message names the public repositories.
+        FileNotFoundError: If something is nowhere; the message names the public repositories. Also
+            if nothing in the folders that the caller named is used.
         DataError: If a tokenizer is damaged.
     """
     if unknown := sorted(set(without) - set(ENCODERS)):
         raise ValueError(f"text encoders are {', '.join(ENCODERS)}, got {', '.join(unknown)}")
-    parts, missing = [], []
+    parts, missing, used_encoders, used_tokenizers = [], [], list[Path](), list[Path]()
     for name in ENCODERS:
         if name in without:
             continue
@@ -106,6 +107,8 @@ def find_text_parts(places: Places, without: Collection[str] = ()) -> tuple[Text
             missing.append(f"tokenizer of {name} (public: {REPOSITORIES[name]})")
         if found is not None and folder is not None:
             parts.append(TextPart(name, *found, load_padded(name, folder)))
+            used_encoders.append(Path(found[0]))
+            used_tokenizers.append(folder)
     if missing:
         looked = [*places.encoders, *places.tokenizers, *places.beside]
         raise FileNotFoundError(
@@ -113,7 +116,15 @@ def find_text_parts(places: Places, without: Collection[str] = ()) -> tuple[Text
             " give --text-encoders DIR or --tokenizers DIR, permit --download, or leave the "
             "encoder out by --without NAME"
         )
+    _refuse_idle("--text-encoders", places.encoders, used_encoders + used_tokenizers)
+    _refuse_idle("--tokenizers", places.tokenizers, used_tokenizers)
     return tuple(parts)
+
+
+def _refuse_idle(option: str, named: Sequence[Path], used: Collection[Path]) -> None:
+    """Refuse folders that the caller named and of which nothing is used."""
+    if named and not any(path.is_relative_to(place) for path in used for place in named):
+        raise FileNotFoundError(f"{option} {named[0]} has no effect: nothing in it is used")
 
 
 def load_padded(name: str, folder: Path) -> Any:
