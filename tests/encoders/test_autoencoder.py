@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -162,4 +164,21 @@ def test_weights_of_another_size_are_refused(folder, tmp_path):
     other.save(tmp_path / "other")
     (folder / "config.json").write_text((tmp_path / "other" / "config.json").read_text())
     with pytest.raises(DataError, match=str(folder)):
+        Autoencoder.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scaling_factor": "x"},
+        {"scaling_factor": 0},
+        {"scaling_factor": None},
+        {"shift_factor": [1]},
+        {"shift_factor": True},
+    ],
+)
+def test_a_scale_or_shift_that_is_no_number_is_refused(folder, change):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(DataError, match=r"config.json: scaling_factor must be a number > 0"):
         Autoencoder.load(folder)

@@ -26,7 +26,7 @@ SHIFTED = {"shift": 3.0, "grid": "sd3"}
 class BlockCounter(nn.Module):
     """A velocity that is how many of its 4 blocks are left."""
 
-    config = SimpleNamespace(latent_multiple=2, max_latent_side=8, depth=4)
+    config = SimpleNamespace(latent_channels=4, latent_multiple=2, max_latent_side=8, depth=4)
 
     def forward(self, x, t, cond, skip_blocks=()):
         return torch.full_like(x, 4.0 - len(skip_blocks))
@@ -35,7 +35,7 @@ class BlockCounter(nn.Module):
 class Watcher(nn.Module):
     """A constant velocity that keeps what it was asked at."""
 
-    config = SimpleNamespace(latent_multiple=2, max_latent_side=8)
+    config = SimpleNamespace(latent_channels=4, latent_multiple=2, max_latent_side=8)
 
     def __init__(self, value=0.0):
         super().__init__()

@@ -20,7 +20,7 @@ PROMPTS = ["two red circles", "a blue star", 'the word "CAT"', "a green square",
 class TowardsTarget(nn.Module):
     """The exact velocity of data that is a single latent: (x - target) / t."""
 
-    config = SimpleNamespace(latent_multiple=2, max_latent_side=8)
+    config = SimpleNamespace(latent_channels=4, latent_multiple=2, max_latent_side=8)
 
     def __init__(self, target):
         super().__init__()
@@ -33,7 +33,7 @@ class TowardsTarget(nn.Module):
 class PooledMean(nn.Module):
     """A velocity that is one number per text, the same everywhere."""
 
-    config = SimpleNamespace(latent_multiple=2, max_latent_side=8)
+    config = SimpleNamespace(latent_channels=4, latent_multiple=2, max_latent_side=8)
 
     def forward(self, x, t, cond):
         return cond.pooled.mean(dim=1).view(-1, 1, 1, 1).expand_as(x)
@@ -42,7 +42,7 @@ class PooledMean(nn.Module):
 class BlockCounter(nn.Module):
     """A velocity that is how many of its 4 blocks are left."""
 
-    config = SimpleNamespace(latent_multiple=2, max_latent_side=8, depth=4)
+    config = SimpleNamespace(latent_channels=4, latent_multiple=2, max_latent_side=8, depth=4)
 
     def forward(self, x, t, cond, skip_blocks=()):
         return torch.full_like(x, 4.0 - len(skip_blocks))
@@ -256,6 +256,13 @@ def test_sizes_are_width_by_height_up_to_the_table():
         model.sample("a star", size=(40, 32))
     with pytest.raises(ValueError, match=r"must be <= 64 px.*got 80x32"):
         model.sample("a star", size=(80, 32))
+
+
+def test_an_autoencoder_of_other_channels_than_the_network_s_is_refused():
+    network = TowardsTarget(torch.zeros(()))
+    network.config = SimpleNamespace(**{**vars(network.config), "latent_channels": 16})
+    with pytest.raises(ValueError, match="latents of the same channels, got 16 and 4"):
+        pipeline(network)
 
 
 def test_bf16_is_close_to_fp32_and_is_not_it():

@@ -5,10 +5,11 @@ pictures (arXiv 2403.03206, B.2; diffusers' `shift_factor` and `scaling_factor`)
 is the only one the rest of the package sees.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from rectiflow.encoders.folders import content_hash, load_pretrained, model_facts, save_pretrained
 from rectiflow.encoders.settings import AutoencoderModel
+from rectiflow.errors import DataError
 
 Image = Float[Tensor, "batch 3 height width"]
 Latent = Float[Tensor, "batch channels rows columns"]
@@ -86,9 +88,16 @@ class Autoencoder(nn.Module):
 
         Raises:
             FileNotFoundError: If the folder or its configuration is missing.
-            DataError: If a file in it is damaged.
+            DataError: If a file in it is damaged, or scale or shift is none.
         """
-        return cls(load_pretrained(AutoencoderKL, Path(folder), low_cpu_mem_usage=False).float())
+        network = load_pretrained(AutoencoderKL, Path(folder), low_cpu_mem_usage=False).float()
+        scale, shift = (network.config.get(f"{name}_factor") for name in ("scaling", "shift"))
+        if not _is_number(scale) or scale <= 0 or not (shift is None or _is_number(shift)):
+            raise DataError(
+                f"{folder}/config.json: scaling_factor must be a number > 0 and shift_factor a "
+                f"number or null, got {scale!r} and {shift!r}"
+            )
+        return cls(network)
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that `AutoencoderKL.from_pretrained` loads, its weights in `dtype`."""
@@ -147,6 +156,10 @@ class Autoencoder(nn.Module):
                 f"both sides must be multiples of {self.factor} px, got {width}x{height}"
             )
         return self.network.encode(image, return_dict=False)[0]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast(float, value))
 
 
 @torch.no_grad()

@@ -51,8 +51,9 @@ class Pipeline:
     """A trained model ready to draw.
 
     Args:
-        network: Called as network(x, t, conditioning); its `config` has `latent_multiple`, which
-            divides the sides of a latent, and `max_latent_side`, their bound or None.
+        network: Called as network(x, t, conditioning); its `config` has `latent_channels`,
+            `latent_multiple`, which divides the sides of a latent, and `max_latent_side`, their
+            bound or None.
         autoencoder: Latents to pictures.
         text: Prompts to conditioning.
         formulation: What the network's output means; turns it into a velocity.
@@ -65,6 +66,10 @@ class Pipeline:
         recipe_hash: SHA-256 of the run's `config.json`; written into every picture's metadata.
         options: Defaults of `sample`.
         facts: What else every picture's metadata tells of the model.
+
+    Raises:
+        ValueError: If network and autoencoder have latents of different channels, or a setting is
+            unknown.
     """
 
     def __init__(
@@ -83,6 +88,11 @@ class Pipeline:
         facts: Mapping[str, object] | None = None,
     ) -> None:
         config: Any = network.config
+        if config.latent_channels != autoencoder.latent_channels:
+            raise ValueError(
+                f"network and autoencoder must have latents of the same channels, got "
+                f"{config.latent_channels} and {autoencoder.latent_channels}"
+            )
         self.unit_px: int = config.latent_multiple * autoencoder.factor
         bound: int | None = config.max_latent_side
         self.max_side_px = None if bound is None else bound * autoencoder.factor

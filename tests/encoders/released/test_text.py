@@ -12,6 +12,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from rectiflow.encoders.released.models import text_model
 from rectiflow.encoders.released.places import Places, TextPart, find_text_parts
 from rectiflow.encoders.released.text import MISSING_T5, ReleasedText
 from rectiflow.encoders.truncation import TruncationWarning
@@ -234,6 +235,17 @@ def test_encoders_of_another_width_than_the_network_takes_are_refused(parts):
         released(parts).conditioning([])
     with pytest.raises(ValueError, match="got t6"):
         released(parts).conditioning(["a"], without=["t6"])
+
+
+def test_a_tokenizer_of_another_model_is_refused(parts):
+    tensors = tiny.state(tiny.clip("clip_l"))
+    name = "text_model.embeddings.token_embedding.weight"
+    tensors[name] = tensors[name][:9].clone()
+    small = replace(
+        parts[0], load=lambda dtype: text_model("clip_l", tensors, "small", dtype), origin="small"
+    )
+    with pytest.raises(ValueError, match=r"tokenizer of clip_l is another .* small knows 9"):
+        released([small]).conditioning(["two red circles"])
 
 
 def test_a_part_says_what_it_is(parts):

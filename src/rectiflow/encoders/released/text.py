@@ -124,7 +124,8 @@ class ReleasedText:
             without: Encoders to leave out, beside those that are absent.
 
         Raises:
-            ValueError: If there is no prompt, or the encoders do not fit the network.
+            ValueError: If there is no prompt, the encoders do not fit the network, or a tokenizer
+                does not fit its encoder.
         """
         if not prompts:
             raise ValueError("conditioning needs at least one prompt, got none")
@@ -161,6 +162,11 @@ class ReleasedText:
             max_length=self._limit(part),
             return_tensors="pt",
         ).input_ids.to(self.device)
+        if int(ids.max()) >= model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {part.name} is another model's: it has token {int(ids.max())}, "
+                f"{part.origin} knows {model.config.vocab_size}"
+            )
         if part.name == "t5":
             return model(input_ids=ids).last_hidden_state.float().cpu(), None
         output = model(input_ids=ids, output_hidden_states=True)
