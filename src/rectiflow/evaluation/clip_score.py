@@ -3,8 +3,8 @@
 A picture and a prompt become unit vectors, the picture by the vision tower, the prompt by the
 second CLIP text encoder, which are the two that training holds against each other; the score is the
 mean of their products (the cosine similarity of arXiv:2104.08718, without its factor 2.5 and its
-cut at 0). Departure: SD3 scores with a CLIP that its networks never saw; ours are conditioned on
-this text encoder, so a score compares networks of the same encoders and nothing else.
+cut at 0). SD3 scores with CLIP L/14 (App. B.3), one of the encoders that its networks are
+conditioned on; so are ours on this one. A score compares networks of the same encoders, no others.
 """
 
 from collections.abc import Sequence
