@@ -90,6 +90,9 @@ def test_costs_are_those_of_the_network_and_of_torchs_counter(name):
 @every_kind
 def test_the_first_velocity_is_zero_and_the_first_weights_follow_the_generator(name):
     networks = [new_network(config_of(name)) for _ in range(3)]
+    for number, network in enumerate(networks):
+        for parameter in network.parameters():
+            torch.nn.init.constant_(parameter, 5.0 + number)  # nothing of it may stay
     for network, seed in zip(networks, (1, 1, 2), strict=True):
         network.reset_parameters(torch.Generator().manual_seed(seed))
     assert not networks[0](*inputs()).any()
@@ -212,6 +215,9 @@ def test_a_few_steps_learn_which_text_goes_with_which_latent(name):
         ("pixart", {"num_heads": 1}),
         ("pixart", {"head_width": 32}),
         ("pixart", {"patch_size": 1}),
+        ("mmdit", {"patch_size": 1}),
+        ("mmdit", {"qk_norm": False}),
+        ("mmdit", {"table_factor": 3}),
         ("mmdit", {"num_weight_sets": 3}),
         ("mmdit", {"depth": 2}),
     ],

@@ -26,7 +26,12 @@ class QKNorm(nn.Module):
 
     def __init__(self, head_width: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(2, head_width))
+        self.scale = nn.Parameter(torch.empty(2, head_width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scales 1."""
+        nn.init.ones_(self.scale)
 
 
 def joint_attention(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiflow.conditioning import Conditioning
+from rectiflow.nn.attention import QKNorm
 from rectiflow.nn.blocks import JointBlock, Modulation
 from rectiflow.nn.embeddings import (
     FREQUENCY_WIDTH,
@@ -170,14 +171,16 @@ class MMDiT(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Start as DiT does (arXiv:2212.09748, adaLN-zero); unstated in the SD3 paper.
 
-        Matrices Xavier-uniform, biases 0, the embeddings of time and pooled text Normal(0, 0.02^2);
-        every modulation and the final projection 0, so that each block starts as the identity and
-        the first velocity is 0.
+        Matrices Xavier-uniform, biases 0, scales of norms 1, the embeddings of time and pooled text
+        Normal(0, 0.02^2); every modulation and the final projection 0, so that each block starts as
+        the identity and the first velocity is 0.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight, generator=generator)
                 nn.init.zeros_(module.bias)
+            if isinstance(module, QKNorm):
+                module.reset_parameters()
         for embedding in (self.time_embedding, self.pooled_embedding):
             nn.init.normal_(embedding.expand.weight, std=0.02, generator=generator)
             nn.init.normal_(embedding.project.weight, std=0.02, generator=generator)

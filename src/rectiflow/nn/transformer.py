@@ -94,13 +94,15 @@ class Block(nn.Module):
         self.project = nn.Linear(4 * width, width)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Matrices Xavier-uniform, biases 0; modulation and cross attention's way out 0.
+        """Matrices Xavier-uniform, biases 0, scales of norms 1; modulation and `cross.out` 0.
 
         So the block starts as the identity (DiT and PixArt's released code).
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 start_linear(module, generator)
+            if isinstance(module, QKNorm):
+                module.reset_parameters()
         nn.init.zeros_(self.modulation.project.weight)
         if self.cross is not None:
             nn.init.zeros_(self.cross.out.weight)
