@@ -8,6 +8,7 @@ is the only module that imports pydantic.
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import tomllib
@@ -51,13 +52,18 @@ def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
     _refuse_what_json_lacks(values)
     values = _with_default_kinds(cls, values)
     try:
-        return pydantic.TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        return _reader(cls).validate_json(json.dumps(values), strict=True)
     except pydantic.ValidationError as error:
         lines = [_explain(cls, values, problem) for problem in error.errors()]
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     # Names first: a misspelt name is often the cause of a missing one.
     lines.sort(key=lambda line: not line.startswith("unknown"))
     raise ValueError(lines[0] + more)
+
+
+@functools.cache
+def _reader(cls: Any) -> Any:
+    return pydantic.TypeAdapter(cls)
 
 
 def read_toml(text: str, source: str) -> dict[str, Any]:
