@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def measured(monkeypatch):
         }
 
     monkeypatch.setitem(BENCHMARKS, "first", Benchmark("", first))
-    monkeypatch.setitem(BENCHMARKS, "second", Benchmark("", second, refuse, "name a model"))
+    taker = Benchmark("", second, refuse, "name a model", ("bundle",))
+    monkeypatch.setitem(BENCHMARKS, "second", taker)
     return calls
 
 
@@ -95,7 +97,12 @@ def test_the_command_line_hands_everything_on_and_shows_a_table(measured, monkey
     assert lines[3].split() == ["second:", "plain", "1"]
 
     given = []
-    monkeypatch.setitem(BENCHMARKS, "first", Benchmark("", lambda s: given.append(s) or {}))
+    taker = Benchmark(
+        "",
+        lambda s: given.append(s) or {},
+        takes=("run", "autoencoders", "assignments", "num_repeats"),
+    )
+    monkeypatch.setitem(BENCHMARKS, "first", taker)
     command = ["bench", "first", "--run", "r", "--autoencoder", "a", "--autoencoder", "b"]
     assert main([*command, "--set", "model.depth=2", "--repeats", "3", "--quick", "--json"]) == 0
     assert given == [
@@ -115,6 +122,8 @@ def test_mistakes_on_the_command_line_are_told_before_measuring(measured, capsys
         (["stepp"], "no benchmark 'stepp'"),
         (["first", "--repeats", "0"], "repeats must be >= 1"),
         (["first", "--run", "a", "--bundle", "b"], "not both"),
+        (["first", "--depth", "6"], "depths must be left out for first, it has an effect on model"),
+        (["first", "second", "--run", "a"], "run must be left out for first, second"),
     ):
         assert main(["bench", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -135,3 +144,9 @@ def test_the_facts_of_the_machine_are_json():
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_every_benchmark_has_its_place_in_the_docs(name):
     assert f"rectiflow bench {name}" in DOCS.read_text(encoding="utf-8")
+
+
+def test_every_setting_is_taken_by_some_benchmark():
+    fields = {field.name for field in dataclasses.fields(BenchSettings)}
+    taken = {name for each in BENCHMARKS.values() for name in each.takes}
+    assert taken | {"is_quick"} == fields

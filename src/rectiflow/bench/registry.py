@@ -66,12 +66,14 @@ class Benchmark:
         require: Raises if what is to be measured is not there; called for all chosen benchmarks
             before the first one runs, which may take long.
         remedy: What the caller can do then.
+        takes: Names of the settings that it takes, beside `is_quick`.
     """
 
     about: str
     measure: Callable[[BenchSettings], Mapping[str, Figure]]
     require: Callable[[BenchSettings], None] = _needs_nothing
     remedy: str = ""
+    takes: tuple[str, ...] = ()
 
     def check(self, name: str, settings: BenchSettings) -> None:
         """Refuse to begin without what is to be measured.
@@ -91,24 +93,52 @@ NAME_AUTOENCODERS = "name autoencoders by --autoencoder"
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    "imports": Benchmark("`import rectiflow` against `import torch`", measure_imports),
-    "help": Benchmark("`rectiflow --help`", measure_help),
-    "scenes": Benchmark("scenes rendered on one core", measure_scenes),
-    "checker": Benchmark("pictures judged on one core", measure_checker),
-    "encode": Benchmark(
-        "scenes encoded into a store", measure_encode, _needs_encoders, NAME_ENCODERS
+    "imports": Benchmark(
+        "`import rectiflow` against `import torch`", measure_imports, takes=("num_repeats",)
     ),
-    "step": Benchmark("training step of scenes-tiny", measure_step, _needs_encoders, NAME_ENCODERS),
-    "sample": Benchmark("one prompt, cold process", measure_sample, _needs_model, NAME_A_MODEL),
-    "evaluate": Benchmark("the suite and its scores", measure_evaluate, _needs_model, NAME_A_MODEL),
+    "help": Benchmark("`rectiflow --help`", measure_help, takes=("num_repeats",)),
+    "scenes": Benchmark("scenes rendered on one core", measure_scenes, takes=("num_repeats",)),
+    "checker": Benchmark("pictures judged on one core", measure_checker, takes=("num_repeats",)),
+    "encode": Benchmark(
+        "scenes encoded into a store",
+        measure_encode,
+        _needs_encoders,
+        NAME_ENCODERS,
+        ("assignments", "num_repeats"),
+    ),
+    "step": Benchmark(
+        "training step of scenes-tiny",
+        measure_step,
+        _needs_encoders,
+        NAME_ENCODERS,
+        ("assignments",),
+    ),
+    "sample": Benchmark(
+        "one prompt, cold process",
+        measure_sample,
+        _needs_model,
+        NAME_A_MODEL,
+        ("run", "bundle", "num_repeats"),
+    ),
+    "evaluate": Benchmark(
+        "the suite and its scores",
+        measure_evaluate,
+        _needs_model,
+        NAME_A_MODEL,
+        ("run", "bundle"),
+    ),
     "autoencoder": Benchmark(
         "PSNR, SSIM and agreement of autoencoders",
         measure_autoencoder,
         _needs_autoencoders,
         NAME_AUTOENCODERS,
+        ("autoencoders",),
     ),
     "model": Benchmark(
-        "our MM-DiT against diffusers', same weights", _measure_model, _needs_memory
+        "our MM-DiT against diffusers', same weights",
+        _measure_model,
+        _needs_memory,
+        takes=("depths", "precisions", "is_compiled", "device", "num_repeats"),
     ),
     "ceilings": Benchmark("what the checker accepts, rightly and wrongly", measure_ceilings),
 }
@@ -131,7 +161,7 @@ def run_benchmarks(
         "benchmark: figure", each with `value`, `unit`, `bar` (such as "<= 1.2", or None) and `met`.
 
     Raises:
-        ValueError: If a name is unknown.
+        ValueError: If a name is unknown, or a setting has no effect on what is chosen.
         FileNotFoundError: If a model or an encoder that is needed is not there.
     """
     settings = settings or BenchSettings()
@@ -139,6 +169,7 @@ def run_benchmarks(
     if unknown or not names:
         wrong = f"no benchmark {unknown[0]!r}" if unknown else "name at least one benchmark"
         raise ValueError(f"{wrong}; known: {', '.join(BENCHMARKS)}")
+    _refuse_without_effect(names, settings)
     for name in names:
         BENCHMARKS[name].check(name, settings)
     machine = machine_facts()  # before the work, so that the load is not our own
@@ -153,3 +184,16 @@ def run_benchmarks(
     if on_progress:
         on_progress(names[-1], len(names), len(names))
     return {"machine": machine, "quick": settings.is_quick, "figures": figures}
+
+
+def _refuse_without_effect(names: Sequence[str], settings: BenchSettings) -> None:
+    """Refuse a setting that none of the chosen benchmarks takes."""
+    taken = {"is_quick"}.union(*(BENCHMARKS[name].takes for name in names))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in taken and value != field.default:
+            takers = [name for name, each in BENCHMARKS.items() if field.name in each.takes]
+            raise ValueError(
+                f"{field.name} must be left out for {', '.join(names)}, "
+                f"it has an effect on {', '.join(takers)} alone; got {value}"
+            )
