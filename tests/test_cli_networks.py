@@ -82,6 +82,14 @@ def test_info_says_that_a_unet_takes_no_pooled_text(capsys):
     assert at["training_bytes"] > 20 * facts["parameters"]
 
 
+def test_info_of_a_table_row_is_instant_because_it_makes_no_network(capsys, monkeypatch):
+    monkeypatch.setattr("rectiflow.nn.named.counts_of", lambda *_: pytest.fail("made a network"))
+    facts = answer(capsys, "model", "info", "SDXL")
+    assert facts["parameters"] == 2_391_824_644
+    flops = [at["forward_flops"] for at in facts["pictures"].values()]
+    assert flops == [401_533_829_120, 1_562_527_662_080, 6_734_985_297_920]
+
+
 def test_info_of_an_unknown_name_names_the_nearest(capsys):
     assert main(["model", "info", "sd3.5-medum"]) == 2
     error = capsys.readouterr().err

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from rectiflow.nn.backbones import BACKBONES
-from rectiflow.nn.counting import layer_macs_of, on_meta, parameters_of, saved_bytes_of
-from rectiflow.nn.named import config_of, cost_of
+from rectiflow.nn.counting import (
+    flops_of,
+    layer_macs_of,
+    on_meta,
+    parameters_of,
+    saved_bytes_of,
+)
+from rectiflow.nn.counts import COUNTED, Counts
+from rectiflow.nn.named import SIDES_PX, config_of, cost_of
+from rectiflow.nn.pixart import PixArt, PixArtConfig
 from rectiflow.nn.sizes import forward_flops, num_parameters
 from rectiflow.nn.tables import (
     MMDITS,
@@ -83,6 +91,71 @@ def test_cost_of_a_release_and_of_a_table_row_tell_flops_and_memory_at_every_sid
     small = cost_of(row_of("crossdit-tiny"))
     assert list(small["pictures"]) == ["64"]
     assert small["network"]["num_heads"] == 4
+
+
+def recounted(row):
+    network = on_meta(partial(BACKBONES[row.kind].build, config_of(row)))
+    return {
+        side: Counts(
+            flops_of(network, side // 8, side // 8, row.segments),
+            saved_bytes_of(network, side // 8, side // 8, row.segments),
+        )
+        for side in COUNTED[row.name]
+    }
+
+
+@pytest.mark.parametrize("name", ["unet-tiny", "pixart-tiny", "SD2"])
+def test_counts_of_one_picture_are_those_of_the_network(name):
+    assert recounted(row_of(name)) == COUNTED[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTED)
+def test_all_counts_of_one_picture_are_those_of_the_network(name):
+    assert recounted(row_of(name)) == COUNTED[name]
+
+
+def attention_flops(row, side_px):
+    """The products inside attention, by hand: 4 n (n + 77) width of every block."""
+    if row.kind == "pixart":
+        config, pixels = config_of(row), (side_px // 16) ** 2
+        return config.depth * 4 * pixels * (pixels + 77) * config.width
+    widths, depths = row.shape["channels"], row.shape["depths"]
+    total = 4 * 78 * 1024 if "family" in row.shape else 0  # IF pools the text by attention
+    for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        pixels = (side_px // 8) ** 2 // 4**level
+        num_blocks = (2 * row.shape.get("num_resnets", 2) + 1) * depth  # down, up
+        if level == len(widths) - 1:
+            num_blocks += [depth for depth in depths if depth][-1]  # in the middle
+        total += num_blocks * 4 * pixels * (pixels + 77) * width
+    return total
+
+
+@pytest.mark.parametrize("row", [*UNETS, *PIXARTS], ids=lambda row: row.name)
+def test_counts_of_one_picture_follow_from_layers_and_attention(row):
+    """What layers compute and keep grows with the pixels, evenly; attention keeps no matrix."""
+    counts = [COUNTED[row.name][side] for side in SIDES_PX]
+    layers = [
+        each.forward_flops - attention_flops(row, side)
+        for side, each in zip(SIDES_PX, counts, strict=True)
+    ]
+    assert layers[0] == 2 * row.layer_macs
+    assert layers[2] - layers[1] == 4 * (layers[1] - layers[0])
+    kept = [each.kept_bytes for each in counts]
+    assert kept[2] - kept[1] == 4 * (kept[1] - kept[0])
+
+
+def test_counts_are_those_of_the_networks_that_diffusers_computes():
+    named = {row.name for row in every_row() if row.kind in ("unet", "pixart")}
+    assert COUNTED.keys() == named
+    assert all(set(COUNTED[row.name]) == {64} for row in RECIPES if row.name in named)
+
+
+def test_attention_keeps_no_matrix_of_weights():
+    shape = {"context_width": 32, "pooled_width": 4, "base_latent_side": 8}
+    network = on_meta(partial(PixArt, PixArtConfig(depth=1, num_heads=2, head_width=16, **shape)))
+    kept = [saved_bytes_of(network, side, side, (7,)) for side in (8, 16, 32)]
+    assert kept[2] - kept[1] == 4 * (kept[1] - kept[0])
 
 
 def test_what_is_kept_for_the_backward_pass_is_counted_once_and_without_weights():

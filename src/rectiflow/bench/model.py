@@ -23,6 +23,7 @@ from rectiflow.bench.settings import BenchSettings
 from rectiflow.bench.timing import pairs, rates, ratios
 from rectiflow.conditioning import Conditioning, cat
 from rectiflow.devices import keep_freed_memory, resolve_device
+from rectiflow.nn.counting import bytes_kept_by
 from rectiflow.nn.sizes import forward_flops
 
 GUIDANCE_SCALE = 5.0
@@ -185,19 +186,13 @@ def _difference(case: Case, rivals: tuple[Contestant, Contestant]) -> Figure:
 
 def kept_bytes(case: Case, rival: Contestant) -> int:
     """Distinct memory that a forward pass keeps for the backward pass, but for the weights."""
-    kept = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     arguments = inputs(case.device)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), case.autocast():
-        velocity = rival.velocity(*arguments)
-    del velocity
-    weights = {p.untyped_storage().data_ptr() for p in rival.network.parameters()}
-    return sum(nbytes for pointer, nbytes in kept.items() if pointer not in weights)
+
+    def run() -> Tensor:
+        with case.autocast():
+            return rival.velocity(*arguments)
+
+    return bytes_kept_by(run, rival.network)
 
 
 def _cuda_peak(case: Case, rival: Contestant) -> Figure:

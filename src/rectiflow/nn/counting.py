@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rectiflow.conditioning import Conditioning
@@ -77,8 +78,21 @@ def _has_blocks_alike(module: nn.Module) -> bool:
 def saved_bytes_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
     """What one sample's forward pass keeps for the backward pass, in bytes, all in float32.
 
-    Every stored tensor once, however often it is used; weights are left out. Arguments as in
-    `flops_of`.
+    With an attention that keeps no matrix of weights, as on CPUs and GPUs; the one of the meta
+    device keeps it. Weights are left out. Arguments as in `flops_of`.
+    """
+    with _FusedAttention():
+        return bytes_kept_by(lambda: _forward(network, height, width, segments), network)
+
+
+def bytes_kept_by(run: Callable[[], Any], network: nn.Module) -> int:
+    """What a forward pass keeps for its backward pass, in bytes, but for the network's weights.
+
+    Every stored tensor counts once, however often it is used.
+
+    Args:
+        run: The forward pass; returns its result.
+        network: The network that it runs.
     """
     sizes: dict[int, int] = {}
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
@@ -90,9 +104,32 @@ def saved_bytes_of(network: nn.Module, height: int, width: int, segments: tuple[
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = _forward(network, height, width, segments)
+        output = run()
     del output  # until here the graph held every storage, so that no two had the same address
     return sum(sizes.values())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention that keeps queries, keys, values and result, and no matrix of weights."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is nn.functional.scaled_dot_product_attention:
+            return _attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+    return _Attention.apply(query, key, value)  # pyright: ignore[reportReturnType]
+
+
+class _Attention(torch.autograd.Function):
+    """The shape of the result and what is kept; there are no numbers on the meta device."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        result = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, result)
+        return result
 
 
 @torch.no_grad()

@@ -4,11 +4,13 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from rectiflow.nn.backbones import BACKBONES, Backbone
+from rectiflow.nn.backbones import BACKBONES
 from rectiflow.nn.counting import on_meta, saved_bytes_of
+from rectiflow.nn.counts import COUNTED, Counts
 from rectiflow.nn.memory import BF16_BYTES, FLOAT32_BYTES, sampling_bytes, training_bytes
 from rectiflow.nn.mmdit import MMDiTConfig
 from rectiflow.nn.releases import RELEASES
+from rectiflow.nn.sizes import forward_flops
 from rectiflow.nn.tables import Row
 
 SIDES_PX = (256, 512, 1024)
@@ -34,49 +36,56 @@ def config_of(row: Row) -> Any:
 def cost_of(row: Row) -> dict[str, Any]:
     """What a named network is and costs, ready for JSON; no weights are needed.
 
-    `pictures` tells for each side in pixels what one picture takes: FLOPs of a forward pass, and
-    bytes to train on it and to draw it (see `memory_of`); a side that the network does not take is
-    left out.
+    `pictures` tells for each side in pixels what one picture takes (see `picture_cost`); a side
+    that the network does not take is left out.
     """
-    config, backbone = config_of(row), BACKBONES[row.kind]
+    config = config_of(row)
     sides = (row.side_px,) if row.side_px not in SIDES_PX else SIDES_PX
-    pictures = {}
-    for side in sides:
-        latent = side // AUTOENCODER_FACTOR
-        if config.max_latent_side is None or latent <= config.max_latent_side:
-            flops = backbone.forward_flops(config, latent, latent, row.segments)
-            memory = memory_of(backbone, config, latent, row.segments)
-            pictures[str(side)] = {"forward_flops": flops, **memory}
+    most = config.max_latent_side
     return {
         "name": row.name,
         "kind": row.kind,
         "source": row.source,
         "network": dataclasses.asdict(config),
         "takes_pooled": config.takes_pooled,
-        "parameters": backbone.num_parameters(config),
+        "parameters": row.num_parameters,
         "num_text_tokens": sum(row.segments),
-        "pictures": pictures,
+        "pictures": {
+            str(side): picture_cost(row, config, side)
+            for side in sides
+            if most is None or side // AUTOENCODER_FACTOR <= most
+        },
     }
 
 
-def memory_of(
-    backbone: Backbone, config: Any, latent_side: int, segments: tuple[int, ...]
-) -> dict[str, int]:
-    """Bytes to train on one picture of this side, and to draw one with guidance.
+def picture_cost(row: Row, config: Any, side_px: int) -> dict[str, int]:
+    """FLOPs of a forward pass; bytes to train on one picture and to draw one with guidance.
 
-    An MM-DiT's are those of `memory`: autocast to bf16 in training, weights in bf16 in drawing. Any
-    other kind's are coarser. Training: weights, gradients, their average and AdamW's two in float32
-    and what the forward pass keeps, without autocast. Drawing: weights in bf16 alone, hence at
-    least.
+    An MM-DiT's bytes are those of `memory`: autocast to bf16 in training, weights in bf16 in
+    drawing. Any other kind's are coarser. Training: weights, gradients, their average and AdamW's
+    two in float32 and what the forward pass keeps, without autocast. Drawing: weights in bf16
+    alone, hence at least.
     """
+    side = side_px // AUTOENCODER_FACTOR
     if isinstance(config, MMDiTConfig):
-        size = latent_side, latent_side, sum(segments)
+        size = side, side, sum(row.segments)
         training, drawing = training_bytes(config, *size), sampling_bytes(config, *size)
-        return {"training_bytes": training["total"], "sampling_bytes": drawing["total"]}
-    weights = backbone.num_parameters(config)
-    network = on_meta(partial(backbone.build, config))
-    kept = saved_bytes_of(network, latent_side, latent_side, segments)
+        return {
+            "forward_flops": forward_flops(config, *size),
+            "training_bytes": training["total"],
+            "sampling_bytes": drawing["total"],
+        }
+    counts = COUNTED.get(row.name, {}).get(side_px) or counts_of(row, config, side_px)
     return {
-        "training_bytes": 5 * FLOAT32_BYTES * weights + kept,
-        "sampling_bytes_at_least": BF16_BYTES * weights,
+        "forward_flops": counts.forward_flops,
+        "training_bytes": 5 * FLOAT32_BYTES * row.num_parameters + counts.kept_bytes,
+        "sampling_bytes_at_least": BF16_BYTES * row.num_parameters,
     }
+
+
+def counts_of(row: Row, config: Any, side_px: int) -> Counts:
+    """Counts of one picture of this side, by running the network without numbers."""
+    side, backbone = side_px // AUTOENCODER_FACTOR, BACKBONES[row.kind]
+    flops = backbone.forward_flops(config, side, side, row.segments)
+    network = on_meta(partial(backbone.build, config))
+    return Counts(flops, saved_bytes_of(network, side, side, row.segments))

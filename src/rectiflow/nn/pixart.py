@@ -82,8 +82,8 @@ class PixArt(nn.Module):
     """Velocity field of a latent picture, given text tokens; `inner` is diffusers' transformer.
 
     The pooled text is ignored. The second half of the channels that `inner` puts out, a variance in
-    PixArt, is dropped. Under autocast the sinusoid of time is float32 and all else as diffusers
-    computes it.
+    PixArt, is dropped. Under autocast the sinusoid of time is computed in float32, all after it as
+    diffusers does (no island for time).
     """
 
     def __init__(self, config: PixArtConfig) -> None:

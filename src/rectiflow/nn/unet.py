@@ -104,7 +104,7 @@ class UNet(nn.Module):
     """Velocity field of a latent picture, given text tokens; `inner` is diffusers' UNet.
 
     The pooled text is ignored; family "if" pools the tokens itself, as IF does. Under autocast the
-    sinusoid of time is float32 and all else as diffusers computes it.
+    sinusoid of time is computed in float32, all after it as diffusers does (no island for time).
     """
 
     def __init__(self, config: UNetConfig) -> None:
