@@ -222,7 +222,7 @@ def test_integrations_do_not_remember_each_other(name):
 
 @pytest.mark.parametrize("name", MULTISTEP)
 def test_multistep_solvers_cannot_start_from_data(name):
-    with pytest.raises(ValueError, match="every time but the last must be > 0, got 0.0 to 1.0"):
+    with pytest.raises(ValueError, match=r"every time but the last must be > 0, got 0\.0 to 1\.0"):
         integrate(gaussian_velocity, torch.ones(1, 1), even(0, 1, 2), SOLVERS[name])
 
 

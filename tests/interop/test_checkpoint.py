@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from rectiflow.errors import DataError
 from rectiflow.interop.checkpoint import open_checkpoint
+from rectiflow.interop.shapes import release_of
+from rectiflow.nn.releases import RELEASES
 from rectiflow.sampling.bundle import packaged_bundles
 from rectiflow.sealing import seal
 from tests.interop.networks import (
@@ -250,6 +253,24 @@ def test_weights_that_are_not_finite_or_no_floats_are_refused_by_name(tmp_path):
     save_file(weights, tmp_path / "i.safetensors")
     with pytest.raises(DataError, match=r"final_layer.linear.bias must hold weights, it is I32"):
         open_checkpoint(tmp_path / "i.safetensors").load_network()
+
+
+def test_turbo_is_known_by_its_name_or_by_what_we_noted(tmp_path, monkeypatch):
+    large = RELEASES["sd3.5-large"]
+    for name, release in (
+        ("sd3.5_large.safetensors", "sd3.5-large"),
+        ("sd3.5_large_Turbo.safetensors", "sd3.5-large-turbo"),
+        ("turbo/model.safetensors", "sd3.5-large"),
+        ("large-turbo", "sd3.5-large-turbo"),
+        ("large-turbo/transformer", "sd3.5-large-turbo"),
+        ("models--someone--large-turbo/snapshots/1f", "sd3.5-large-turbo"),
+    ):
+        assert release_of(large, tmp_path / "x" / name) == release, name
+    monkeypatch.chdir(tmp_path)
+    assert release_of(large, Path("a_turbo.safetensors")) == "sd3.5-large-turbo"
+    assert release_of(large, tmp_path / "x", noted="sd3.5-large-turbo") == "sd3.5-large-turbo"
+    medium = RELEASES["sd3.5-medium"]
+    assert release_of(medium, tmp_path / "turbo", noted="sd3.5-large-turbo") == "sd3.5-medium"
 
 
 def test_what_is_no_checkpoint_is_refused_with_what_was_looked_for(tmp_path):

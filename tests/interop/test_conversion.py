@@ -187,10 +187,11 @@ def test_a_release_keeps_its_licence_and_its_shift(release, tmp_path):
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["shift"] == 3
     assert RELEASES[release].base_side == 64
+    assert open_checkpoint(folder).facts["release"] == release
 
 
 def test_a_shape_of_a_release_is_not_taken_for_one_if_we_trained_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("rectiflow.interop.checkpoint.release_of", lambda _: "sd3-medium")
+    monkeypatch.setattr("rectiflow.interop.checkpoint.release_of", lambda *_: "sd3-medium")
     file = write_stability(tmp_path / "m.safetensors", network(PLAIN))
     opened = open_checkpoint(file)
     assert opened.release == "sd3-medium"

@@ -1,7 +1,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,27 +197,6 @@ def test_each_release_is_drawn_as_its_reference_does(single):
         assert replace(model, release=name).options == options
     other = model.options  # of no release's shape
     assert (other.solver, other.num_steps, other.guidance_scale) == ("euler", 28, 7.0)
-
-
-def test_turbo_is_known_by_its_name_alone(single, tmp_path, monkeypatch):
-    beside = ReleasedSettings(tokenizers=single.parent)
-    opened = replace(open_checkpoint(single), release="sd3.5-large")
-    monkeypatch.setattr("rectiflow.sampling.released.open_checkpoint", lambda path: opened)
-    assert find_released(single, beside).release == "sd3.5-large"
-    opened = replace(opened, path=single.with_name("sd3.5_large_Turbo.safetensors"))
-    assert find_released(single, beside).release == "sd3.5-large-turbo"
-    cached = single.with_name("models--someone--large-turbo") / "snapshots" / "1f"
-    opened = replace(opened, path=cached)
-    assert find_released(single, beside).release == "sd3.5-large-turbo"
-    opened = replace(opened, path=single.parent / "turbo" / "model.safetensors")
-    assert find_released(single, beside).release == "sd3.5-large"
-    opened = replace(opened, path=single.parent / "large-turbo" / "transformer")
-    assert find_released(single, beside).release == "sd3.5-large-turbo"
-    monkeypatch.chdir(single.parent)
-    opened = replace(opened, path=Path("sd3.5_large_turbo.safetensors"))
-    assert find_released(single, beside).release == "sd3.5-large-turbo"
-    opened = replace(opened, release="sd3.5-medium", path=single)
-    assert find_released(single, beside).release == "sd3.5-medium"
 
 
 def test_the_scheduler_of_a_folder_sets_the_shift(folder, single):

@@ -51,10 +51,10 @@ class Checkpoint:
         path: What was opened.
         layout: Whose names the tensors bear.
         config: The network's shape.
-        release: The release whose shape it has, if it is not known to be a model of ours.
+        release: The release whose shape and name it has, if it is not known to be a model of ours.
         folder: Where vae/, text_encoder*/ and tokenizer*/ lie, if beside the network in folders.
         metadata: Of the weights' first file: whatever its writer noted.
-        facts: What we noted if we wrote it: `config`, `layout`, perhaps `recipe`.
+        facts: What we noted if we wrote it: `config`, `layout`, perhaps `recipe` or `release`.
         pieces: How each tensor of the network, under our names, is held.
         network: The network's tensors as stored, without the container's prefix.
         stored: All tensors of the files.
@@ -243,7 +243,7 @@ def _open_files(
         path=path,
         layout=layout,
         config=config,
-        release=None if facts.get("recipe") else release_of(config),
+        release=None if facts.get("recipe") else release_of(config, path, facts.get("release")),
         folder=path if is_pipeline else None,
         metadata=first.metadata,
         facts=facts,

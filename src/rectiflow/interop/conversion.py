@@ -301,6 +301,7 @@ def _own_facts(conversion: Conversion) -> dict[str, Any]:
         "layout": conversion.to,
         "config": dataclasses.asdict(source.config),
         "recipe": source.facts.get("recipe"),
+        "release": source.release,  # its shape alone does not tell Turbo from Large
     }
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from math import isqrt
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ from rectiflow.nn.releases import RELEASES
 HEAD_WIDTH = 64  # of all released models; shapes tell it only where queries and keys are normalised
 BASE_SIDE = 64  # of all released models: 1024 px
 RELEASED = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
+TURBO = "sd3.5-large-turbo"
 MAX_LISTED = 20
 
 
@@ -108,9 +110,23 @@ def expected_shapes(pieces: Sequence[Piece], config: MMDiTConfig) -> dict[str, t
     return shapes
 
 
-def release_of(config: MMDiTConfig) -> str | None:
-    """The release whose shape this is; SD3.5 Large Turbo has the shape of Large."""
-    return next((name for name in RELEASED if RELEASES[name] == config), None)
+def release_of(config: MMDiTConfig, path: Path, noted: object = None) -> str | None:
+    """The release whose shape this is.
+
+    SD3.5 Large Turbo has the shape of Large. It is known by `turbo` in the name of its file, of its
+    folder or of the repository in the hub's cache, or by what we noted when we converted it.
+
+    Args:
+        config: The network's shape.
+        path: Its file or folder; of a `transformer` folder the name of the one around it counts.
+        noted: The release that a file of ours says it was made of.
+    """
+    release = next((name for name in RELEASED if RELEASES[name] == config), None)
+    place = path.absolute()
+    place = place.parent if place.name == "transformer" else place
+    names = [place.name, *(part for part in place.parts if part.startswith("models--"))]
+    is_turbo = noted == TURBO or any("turbo" in name.lower() for name in names)
+    return TURBO if release == "sd3.5-large" and is_turbo else release
 
 
 def _blocks(names: Iterable[str], prefix: str) -> list[int]:

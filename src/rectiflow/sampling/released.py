@@ -5,8 +5,7 @@ tokenizers are looked for in the folders that the caller names, then inside the 
 beside the model (its own folder and `text_encoders/` in it).
 
 Steps, guidance, solver and shift are those of the release's own sampling code; where its code and
-its model card differ (the shift of SD3 Medium: 1 and 3), the card's. SD3.5 Large Turbo has the
-shape of Large, so it is known by `turbo` in the name of its file or folder.
+its model card differ (the shift of SD3 Medium: 1 and 3), the card's.
 """
 
 import hashlib
@@ -193,7 +192,7 @@ def find_released(model: str | Path, settings: ReleasedSettings | None = None) -
     )
     return ReleasedModel(
         checkpoint=checkpoint,
-        release=_release(checkpoint),
+        release=checkpoint.release,
         parts=find_text_parts(places, settings.without),
         autoencoder=_find_autoencoder(checkpoint, folder),
         settings=settings,
@@ -229,16 +228,6 @@ def fingerprint(files: Iterable[Path]) -> str:
 def weight_files(checkpoint: Checkpoint) -> list[Path]:
     """The files that the network's weights lie in, sorted."""
     return sorted({checkpoint.network.file_of(name) for name in checkpoint.network})
-
-
-def _release(checkpoint: Checkpoint) -> str | None:
-    """The release of this shape and name; folders of the hub's cache bear names in their paths."""
-    path = checkpoint.path.absolute()
-    path = path.parent if path.name == "transformer" else path
-    names = [path.name, *(part for part in path.parts if part.startswith("models--"))]
-    is_turbo = any("turbo" in name.lower() for name in names)
-    is_large = checkpoint.release == "sd3.5-large"
-    return "sd3.5-large-turbo" if is_large and is_turbo else checkpoint.release
 
 
 def _drawing(checkpoint: Checkpoint, release: str | None) -> Drawing:
