@@ -15,7 +15,7 @@ def machine_facts(device: str) -> dict[str, str]:
         "processor": processor(),
         "cores": f"{num_cores()} usable; threads of torch: {torch.get_num_threads()}",
         "device": device,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "rectiflow": __version__,

@@ -8,12 +8,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from rectiflow.scaling.intervals import estimate
 from rectiflow.scaling.results import METRICS, Metric, Result
 from rectiflow.scaling.study import Study
 from rectiflow.scaling.tables import Groups
 
+TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # of a decade: a loss axis seldom spans more than one
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rectiflow",  # the same runs give the same file
@@ -37,8 +39,10 @@ def study_figure(groups: Groups, study: Study) -> str:
         for name, results in groups.items():
             _curve(curves, results, study.labels[name], colors[name])
         curves.set(title=METRICS[0].label, xlabel="pictures seen", yscale="log")
+        curves.yaxis.set(major_locator=LogLocator(subs=TICKS), minor_locator=NullLocator())
+        curves.yaxis.set_major_formatter("{x:g}")
         if groups:
-            curves.legend()
+            curves.legend(loc="upper right")  # losses fall, so it is free
         for axes, metric in zip(others, METRICS[1:], strict=True):
             _scores(axes, groups, metric, study, colors)
         out = StringIO()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rectiflow.errors import DiskFullError
+from rectiflow.machine import num_cores, processor
 from rectiflow.runs import Run, write_json
 from rectiflow.training import checkpoint
 from rectiflow.training.batches import Batches
@@ -265,7 +266,7 @@ class _Loop:
             "device": str(self.stepper.device),
             "precision": self.stepper.precision,
             "torch": torch.__version__,
-            "machine": platform.platform(),
+            "machine": f"{processor()}, {num_cores()} cores, {platform.system()}",
             **facts,
         }
 
