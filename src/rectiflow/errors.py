@@ -1,8 +1,8 @@
 """What can go wrong that is neither a bug nor a wrong argument.
 
 Mistakes of the caller are plain `ValueError`s. The command line turns these, `FileNotFoundError`
-and the classes here into one line on stderr and exit code 2, except `NonFiniteError` (exit code 1:
-the run failed).
+and the classes here into one line on stderr and exit code 2; `NonFiniteError`, and Python's
+`ConnectionError` for a lost connection, into one line and exit code 1.
 """
 
 

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -72,11 +73,21 @@ def test_a_repository_is_fetched_as_a_folder_and_a_file_as_a_file(hub, tmp_path)
     assert repository == "some/model"
     names = [f"text_encoder_3/model.{end}" for end in ("safetensors", "bin", "py")]
     names += ["transformer/config.json", "tokenizer_3/spiece.model", "tokenizer/merges.txt"]
+    names += [
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder_3/model.fp16-00001-of-2.safetensors",
+    ]
+    names += ["text_encoder_3/model.safetensors.index.fp16.json"]
     names += ["LICENSE.md", "sd3.5_medium.safetensors", "transformer/a.safetensors.index.json"]
-    patterns = options["allow_patterns"]
-    wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-    refused = ["text_encoder_3/model.bin", "text_encoder_3/model.py", "sd3.5_medium.safetensors"]
-    assert sorted({*names} - {*wanted}) == sorted(refused)
+
+    def is_matched(name, kind):
+        return any(fnmatch(name, pattern) for pattern in options[f"{kind}_patterns"])
+
+    refused = {
+        name for name in names if not is_matched(name, "allow") or is_matched(name, "ignore")
+    }
+    files = {"text_encoder_3/model.bin", "text_encoder_3/model.py", "sd3.5_medium.safetensors"}
+    assert refused == files | {name for name in names if "fp16" in name}
     locate("some/model/split/a.safetensors", download=True)
     assert hub.asked == [(("some/model", "split/a.safetensors"), {})]
 
@@ -108,3 +119,12 @@ def test_other_refusals_name_the_repository(hub):
     hub.answer = LocalEntryNotFoundError("offline")
     with pytest.raises(FileNotFoundError, match="hub cannot be reached for some/model"):
         locate("some/model", download=True)
+
+
+def test_a_connection_that_is_lost_on_the_way_is_told_in_one_line(hub, capsys, tmp_path):
+    hub.answer = HTTPError("peer closed connection without sending the complete body")
+    command = ["convert", "some/model", str(tmp_path / "x"), "--to", "diffusers", "--download"]
+    assert main(command) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "was lost while some/model was fetched" in told
+    assert "the same command goes on" in told

@@ -47,6 +47,7 @@ CALLERS_MISTAKES = (
     PermissionError,
 )
 CALLERS_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)  # have no class of their own
+FAILURES = (NonFiniteError, ConnectionError)  # nobody's mistake; a line says all there is to say
 
 
 def _print_version(wanted: bool) -> bool:
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         message = mistake(error)
-        if "--debug" in arguments or (message is None and not isinstance(error, NonFiniteError)):
+        if "--debug" in arguments or (message is None and not isinstance(error, FAILURES)):
             raise
         note(f"rectiflow: {message or error}")
         return 1 if message is None else 2

@@ -16,6 +16,7 @@ _WANTED = (
     "scheduler/*.json",
     *(f"tokenizer*/*.{end}" for end in ("json", "txt", "model")),
 )
+_TWICE = ("*.fp16*",)  # the same weights in half precision, beside the full ones
 
 
 def locate(name: str, *, download: bool) -> Path:
@@ -29,6 +30,7 @@ def locate(name: str, *, download: bool) -> Path:
     Raises:
         FileNotFoundError: If there is no such path, and no permission or no such repository.
         PermissionError: If the repository wants its licence accepted, or a token.
+        ConnectionError: If the connection is lost on the way.
     """
     path = Path(name)
     if path.exists():
@@ -49,13 +51,15 @@ def fetch(repository: str, patterns: Sequence[str]) -> Path:
     """A folder with the files of a repository that match the patterns, from the hub or its cache.
 
     Raises:
+        ConnectionError: If the connection is lost on the way.
         FileNotFoundError: If the hub has no such repository, or cannot be reached.
         PermissionError: If the repository wants its licence accepted, or a token.
     """
     from huggingface_hub import snapshot_download
 
     with _explaining(repository):
-        return Path(snapshot_download(repository, allow_patterns=list(patterns)))
+        wanted = {"allow_patterns": list(patterns), "ignore_patterns": list(_TWICE)}
+        return Path(snapshot_download(repository, **wanted))
 
 
 def _fetch_file(repository: str, file: str) -> Path:
@@ -68,12 +72,18 @@ def _fetch_file(repository: str, file: str) -> Path:
 @contextmanager
 def _explaining(repository: str) -> Iterator[None]:
     """Tell what to do where the hub refuses or cannot be reached."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    # HTTPError is the base of all failures of the client that the hub's library happens to use.
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     try:
         yield
     except HfHubHTTPError as error:
         raise _explained(repository, error) from error
+    except HTTPError as error:
+        raise ConnectionError(
+            f"the connection to the hub was lost while {repository} was fetched ({error}); "
+            "the same command goes on where it stopped"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(f"the hub cannot be reached for {repository}: {error}") from error
 
