@@ -31,6 +31,7 @@ LEAVES = {
     "config": set(),
     "devices": set(),
     "machine": set(),
+    "pages": set(),
     "processes": set(),
     "runs": {"errors"},
     "sealing": {"errors", "runs"},

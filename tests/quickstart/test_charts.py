@@ -3,6 +3,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rectiflow.pages.ink import INK
 from rectiflow.quickstart import charts
 from tests.quickstart import made_up
 
@@ -47,7 +48,7 @@ def test_charts_are_svg_in_the_ink_of_the_page(chart):
     root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
     assert root.tag.endswith("svg")
     assert "currentColor" in svg
-    assert charts.INK not in svg
+    assert INK not in svg
     assert svg == chart(made_up.metrics())  # the same curves, the same file
 
 

@@ -1,7 +1,6 @@
-"""Curves of a run as SVG that takes the page's own ink, so it is readable on dark and light."""
+"""Curves of a run, as charts that stand in a page."""
 
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import Any
 
 import matplotlib
@@ -9,31 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rectiflow.pages.ink import STYLE, inline_svg
+
 Rows = Sequence[Mapping[str, Any]]
 
-INK = "#010203"  # replaced by the colour of the text around the chart
 TRAIN, VALIDATION, AVERAGED = "#8f8f8f", "#e0771b", "#2f86d6"
 STAGES = 5  # parts of the training that the losses by time are averaged over
 SMOOTHING = 9  # logged lines that the training loss is averaged over
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "rectiflow",  # the same curves give the same file
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "legend.frameon": False,
-    "axes.grid": True,
-    "grid.alpha": 0.15,
-    "grid.color": INK,
-}
 
 
 def series(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +75,7 @@ def loss_chart(rows: Rows) -> str:
         axes.set_xlim(left=0)
         if axes.lines:
             axes.legend()
-        return _svg(figure)
+        return inline_svg(figure)
 
 
 def time_chart(rows: Rows) -> str:
@@ -110,7 +91,7 @@ def time_chart(rows: Rows) -> str:
         axes.set_ylim(bottom=0)
         if stages:
             axes.legend()
-        return _svg(figure)
+        return inline_svg(figure)
 
 
 def _new(title: str, x_label: str) -> tuple[Figure, Axes]:
@@ -128,12 +109,3 @@ def _cut_the_start(axes: Axes, rows: Rows) -> None:
         rest = np.concatenate([losses[len(losses) // 20 :], series(rows, "val_loss")[1]])
         margin = 0.05 * np.ptp(rest)
         axes.set_ylim(rest.min() - margin, rest.max() + margin)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element to stand in a page."""
-    out = StringIO()
-    nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-    text = out.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from rectiflow.pages.parts import figure, folded, grid, page, picture, section, table, tiles
 from rectiflow.quickstart.charts import loss_chart, time_chart
 from rectiflow.quickstart.findings import Findings, Learning, ModelFindings
-from rectiflow.quickstart.page import figure, folded, grid, page, picture, section, table, tiles
 
 TITLE = "Quickstart report"
 TASK_NAMES = {

@@ -1,4 +1,4 @@
-"""The small pieces that the report's page is made of."""
+"""The small pieces that a report's page is made of."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rectiflow.quickstart.style import CSS
+from rectiflow.pages.style import CSS
 
 
 def page(title: str, body: str) -> str:

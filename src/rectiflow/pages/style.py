@@ -1,4 +1,4 @@
-"""How the report looks."""
+"""How reports look."""
 
 from typing import Final
 
