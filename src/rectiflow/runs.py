@@ -5,6 +5,7 @@ RUN/pace.json       number of steps that `training.minutes` became, measured onc
 RUN/data.json       hash of the pictures, captions and encoders it began with
 RUN/metrics.jsonl   one object per logged step; clock fields end in `_seconds` or `_per_second`
 RUN/result.json     written when the last step is reached
+RUN/diverged.json   step and reason, if a loss or gradient became inf or nan
 RUN/checkpoints/    step-00001000/ ...
 RUN/samples/  RUN/export/  RUN/tensorboard/
 """
@@ -53,6 +54,10 @@ class Run:
         return self.folder / "result.json"
 
     @property
+    def diverged_path(self) -> Path:
+        return self.folder / "diverged.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -88,6 +93,10 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """What the finished run wrote, None while it is unfinished."""
         return read_json(self.result_path) if self.result_path.is_file() else None
+
+    def diverged(self) -> dict[str, Any] | None:
+        """At which step and why the run came to an end of no finite numbers; None if it did not."""
+        return read_json(self.diverged_path) if self.diverged_path.is_file() else None
 
     def pace(self) -> dict[str, Any] | None:
         """The number of steps that `training.minutes` became, None before it was measured."""

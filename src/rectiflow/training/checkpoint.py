@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and one JSON with their checksums, written atomically, verified on load.
 
 RUN/checkpoints/step-00001234/{model,ema,optimizer}.safetensors, state.json
+RUN/checkpoints/best-00001000/{model,ema}.safetensors, state.json: of least validation loss
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from torch import Tensor
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, read_json, sync
 
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"(step|best)-(\d{8,})")
 _STATE = "state.json"
 
 
@@ -45,7 +46,23 @@ def save(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
     It appears under its name only when every byte is on the disk; a failure at any moment leaves
     the earlier ones.
     """
-    final = run.checkpoints / f"step-{checkpoint.step:08d}"
+    final = _write(run, f"step-{checkpoint.step:08d}", checkpoint)
+    for old in list_checkpoints(run)[:-keep]:
+        _remove(old)
+    return final
+
+
+def save_best(run: Run, checkpoint: Checkpoint) -> Path:
+    """Write the best checkpoint so far as `save` does, then remove those that were it before."""
+    final = _write(run, f"best-{checkpoint.step:08d}", checkpoint)
+    for other in list_best(run):
+        if other != final:
+            _remove(other)
+    return final
+
+
+def _write(run: Run, name: str, checkpoint: Checkpoint) -> Path:
+    final = run.checkpoints / name
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     remove_leftovers(run)
     temporary = run.checkpoints / f".partial-{final.name}"
@@ -68,17 +85,25 @@ def save(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync(run.checkpoints)
-    for old in list_checkpoints(run)[:-keep]:
-        _remove(old)
     return final
 
 
 def list_checkpoints(run: Run) -> list[Path]:
-    """The finished checkpoints, oldest first."""
+    """The finished checkpoints, oldest first; not the best one."""
+    return _named(run, "step")
+
+
+def list_best(run: Run) -> list[Path]:
+    """The checkpoint of least validation loss, and before it any that a kill left beside it."""
+    return _named(run, "best")
+
+
+def _named(run: Run, kind: str) -> list[Path]:
     if not run.checkpoints.is_dir():
         return []
-    found = [path for path in run.checkpoints.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    matches = [(path, _NAME.fullmatch(path.name)) for path in run.checkpoints.iterdir()]
+    found = [(int(match[2]), path) for path, match in matches if match and match[1] == kind]
+    return [path for _, path in sorted(found)]
 
 
 def newest(run: Run) -> Path | None:
@@ -116,6 +141,12 @@ def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise DataError(f"{file} is damaged: {error}") from error
+
+
+def remove_best(run: Run) -> None:
+    """Delete the checkpoint of least validation loss, if there is one."""
+    for folder in list_best(run):
+        _remove(folder)
 
 
 def remove_leftovers(run: Run) -> None:

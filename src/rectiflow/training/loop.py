@@ -5,6 +5,7 @@ What a run computes is a function of its recipe and the step. The clock enters t
 """
 
 import errno
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rectiflow.errors import DiskFullError
+from rectiflow.errors import DiskFullError, NonFiniteError
 from rectiflow.machine import num_cores, processor
 from rectiflow.runs import Run, write_json
 from rectiflow.training import checkpoint
 from rectiflow.training.batches import Batches
+from rectiflow.training.best import BestKeeper
 from rectiflow.training.ema import Ema
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
@@ -95,7 +97,7 @@ def train(
         facts: Further entries of result.json.
 
     Raises:
-        NonFiniteError: On a loss or gradient that is inf or nan.
+        NonFiniteError: On a loss or gradient that is inf or nan; the run's diverged.json tells it.
         DataError: If the newest checkpoint is damaged.
         DiskFullError: If the disk is full; earlier checkpoints are intact.
     """
@@ -128,16 +130,18 @@ class _Loop:
         self._pace_seconds: list[float] = []
         self._started = self._last_tick = self._last_checkpoint = time.monotonic()
         self._saved_step = self.state.step
+        self.best = BestKeeper(run, self.state.step) if settings.keep_best else None
 
     def run(self, facts: Mapping[str, Any]) -> Result:
         if self._is_finished() and self.folder.result_path.exists():
             self._recall_metrics()
             return self._result("finished", f"{self.folder.folder} is finished")
         checkpoint.remove_leftovers(self.folder)
+        self.folder.diverged_path.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder, self.state.step)
         self._recall_metrics()
         batches = self.batches.after(self.state.step)
-        with closing(self.log), closing(batches), StopRequest() as stop:
+        with closing(self.log), closing(batches), self._noting_divergence(), StopRequest() as stop:
             while not self._is_finished():
                 self._one_step(batches)
                 if stop.name:
@@ -194,7 +198,10 @@ class _Loop:
             line["samples_per_second"] = self.settings.batch_size / line["step_seconds"]
         if self.hooks.validate is not None and self._due(self.settings.validate_every_steps):
             started = time.perf_counter()
-            line |= self._validate(self.hooks.validate)
+            validated = self._validate(self.hooks.validate)
+            line |= validated
+            if self.best is not None:
+                self.best.offer(self.state, validated)
             line["validation_seconds"] = time.perf_counter() - started
         if self.hooks.observers and self._due(self.settings.sample_every_steps):
             with self.stepper.evaluating():
@@ -211,7 +218,19 @@ class _Loop:
             line = dict(validate(model))
             with self.state.ema.applied():
                 line |= {f"{name}_ema": value for name, value in validate(model).items()}
+        for name in ("val_loss", "val_loss_ema"):
+            if not math.isfinite(line.get(name, 0.0)):
+                raise NonFiniteError(f"{name} is not finite at step {self.state.step}")
         return line
+
+    @contextmanager
+    def _noting_divergence(self) -> Iterator[None]:
+        try:
+            yield
+        except NonFiniteError as error:
+            facts = {"step": self.state.step, "why": str(error)}
+            write_json(self.folder.diverged_path, facts)
+            raise
 
     def _due(self, every: int) -> bool:
         return self._is_finished() or (every > 0 and self.state.step % every == 0)

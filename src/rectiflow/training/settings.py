@@ -213,6 +213,8 @@ class TrainingSettings:
         checkpoint_every_steps: Cadence of checkpoints; 0 is off.
         checkpoint_every_minutes: The same by the clock; 0 is off.
         keep_checkpoints: Newest checkpoints that are kept.
+        keep_best: Whether to keep, beside these, the weights and their average of the step at which
+            the average had the least validation loss.
         num_workers: Threads that prepare batches ahead; 0 prepares them in the loop.
     """
 
@@ -244,6 +246,7 @@ class TrainingSettings:
     checkpoint_every_steps: int = field(default=0, metadata=FREE)
     checkpoint_every_minutes: float = field(default=5.0, metadata=FREE)
     keep_checkpoints: int = field(default=2, metadata=FREE)
+    keep_best: bool = field(default=False, metadata=FREE)
     num_workers: int = field(default=0, metadata=FREE)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,58 @@
+"""Keeps the weights of the step whose average has the least validation loss."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rectiflow.runs import Run
+from rectiflow.training import checkpoint
+from rectiflow.training.checkpoint import Checkpoint
+from rectiflow.training.state import TrainState
+
+LOSS = "val_loss_ema"
+METRICS = "metrics"
+
+
+class BestKeeper:
+    """Writes RUN/checkpoints/best-<step> whenever the averaged weights reach a new least loss.
+
+    A run that was stopped goes on from a checkpoint that may be older than its best: the steps
+    between are the same again, and so is what is kept.
+
+    Args:
+        run: The run's folder.
+        step: Finished steps; 0 forgets the best of an attempt that left no checkpoint.
+    """
+
+    def __init__(self, run: Run, step: int) -> None:
+        if step == 0:
+            checkpoint.remove_best(run)
+        found = best(run)
+        self._least = float("inf") if found is None else metrics_of(found)[LOSS]
+
+    def offer(self, state: TrainState, metrics: Mapping[str, Any]) -> None:
+        """Keep the present weights if their average is better than all before.
+
+        Args:
+            state: Of the training, after a validation.
+            metrics: What the validation found; kept beside the weights.
+        """
+        if metrics[LOSS] < self._least:
+            whole = state.checkpoint()
+            tensors = {name: whole.tensors[name] for name in ("model", "ema")}
+            checkpoint.save_best(state.run, Checkpoint(state.step, tensors, {METRICS: metrics}))
+            self._least = metrics[LOSS]
+
+
+def best(run: Run) -> Checkpoint | None:
+    """The verified checkpoint of least validation loss; None if the run keeps none.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    found = [checkpoint.load(folder) for folder in checkpoint.list_best(run)]
+    return min(found, key=lambda each: metrics_of(each)[LOSS], default=None)
+
+
+def metrics_of(kept: Checkpoint) -> Mapping[str, Any]:
+    """What the validation of a best checkpoint found, by name."""
+    return kept.state[METRICS]
