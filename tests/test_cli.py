@@ -97,7 +97,7 @@ def test_the_version_is_printed(capsys):
         (["sample", "a star", "--size", "big"], "--size must be WIDTHxHEIGHT"),
         (["sample", "a star", "--size", "64x"], "--size must be WIDTHxHEIGHT"),
         (["sample", "a star", "--solver", "rk9"], "solver must be one of"),
-        (["sample", "a star", "--grid", "karras"], "grid must be one of"),
+        (["sample", "a star", "--grid", "cubic"], "grid must be one of"),
         (["sample", "a star", "--skip-layers", "7-9"], "as 7,8,9, or none, got '7-9'"),
         (["sample", "a star", "--skip-layers", "1", "--skip-scale", "0"], "skip_scale must be > 0"),
         (["sample", "a star", "--skip-layers", "1", "--skip-end", "0"], "0 <= start < end <= 1"),

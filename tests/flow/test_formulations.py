@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from rectiflow.flow.densities import CosMap, LogitNormal, Mode, Uniform
 from rectiflow.flow.formulations import Formulation, formulation
-from rectiflow.flow.times import CosMap, LogitNormal, Mode, Uniform
 
 NAMES = {
     "rf": Uniform(),

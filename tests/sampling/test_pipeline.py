@@ -319,7 +319,7 @@ def test_progress_counts_pictures_to_the_total():
         ({"steps": 3}, "known options: num_images_per_prompt, seed, num_steps"),
         ({"solver": "ddim"}, "solver must be one of"),
         ({"shift": 0.0}, "shift must be > 0, got 0"),
-        ({"grid": "karras"}, r"grid must be one of \['sd3', 'uniform'\], got 'karras'"),
+        ({"grid": "cubic"}, r"grid must be one of \['karras', 'sd3', 'uniform'\], got 'cubic'"),
         ({"skip_layers": (1, 1)}, r"skip_layers must be distinct and >= 0, got \(1, 1\)"),
         ({"skip_layers": (-1,)}, r"skip_layers must be distinct and >= 0, got \(-1,\)"),
         ({"skip_layers": (0,)}, r"no effect: none of 3 steps lies between 0.01 and 0.2 of them"),

@@ -24,8 +24,9 @@ class SamplingOptions:
             picture to start from.
         solver: A name in `rectiflow.flow.solvers.SOLVERS`.
         shift: Moves the time grid towards noise; 1 moves nothing.
-        grid: A name in `rectiflow.flow.times.GRIDS`: `uniform`, or `sd3`, in which the shift acts
-            twice, as in the released SD3 samplers.
+        grid: A name in `rectiflow.flow.times.GRIDS`: `uniform`; `sd3`, in which the shift acts
+            twice, as in the released SD3 samplers; `karras`, of EDM's noise levels. None is the
+            formulation's own.
         skip_layers: Blocks that skip-layer guidance leaves out, counted from 0; none is off. The
             reference's for SD3.5 Medium are 7, 8, 9.
         skip_scale: Its strength, > 0.
@@ -50,7 +51,7 @@ class SamplingOptions:
     size: tuple[int, int] | None = None
     solver: str = "euler"
     shift: float = 1.0
-    grid: str = "uniform"
+    grid: str | None = None
     skip_layers: tuple[int, ...] = ()
     skip_scale: float = 2.5
     skip_start: float = 0.01
@@ -73,8 +74,8 @@ class SamplingOptions:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         for name, known in (("solver", SOLVERS), ("grid", GRIDS)):
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
+            given = getattr(self, name)
+            if given is not None and given not in known:
                 raise ValueError(f"{name} must be one of {sorted(known)}, got {given!r}")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise ValueError(f"strength must be in (0, 1], got {self.strength}")
@@ -109,7 +110,6 @@ class SamplingOptions:
             "guidance": self.guidance_scale,
             "solver": self.solver,
             "shift": self.shift,
-            "grid": self.grid,
             "without": " ".join(self.without),
         }
         if self.skip_layers:

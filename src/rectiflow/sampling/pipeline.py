@@ -290,6 +290,7 @@ class Pipeline:
             "recipe_hash": self.recipe_hash,
             **self.facts,
             **options.facts(),
+            "grid": options.grid or self.formulation.grid,
         }
         if original is not None:
             image.info.update(original.facts(), strength=original.strength(options.strength))

@@ -1,8 +1,8 @@
 """From noise to latents: time grid, guidance, solver and what a picture to start from changes."""
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -13,10 +13,8 @@ from rectiflow.flow.formulations import Formulation
 from rectiflow.flow.guidance import SkipLayers, guided
 from rectiflow.flow.inpainting import keep_known
 from rectiflow.flow.solvers import SOLVERS, integrate
-from rectiflow.flow.times import remaining_times, steps_between, time_grid, window_of_steps
+from rectiflow.flow.times import remaining_times, steps_between, window_of_steps
 from rectiflow.sampling.options import SamplingOptions
-
-Field = Callable[[Tensor, Tensor, Conditioning], Tensor]  # velocity at (x, t, text)
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,16 @@ def carry(
     Raises:
         ValueError: If skip-layer guidance is asked for and cannot act.
     """
-    times = time_grid(options.num_steps, options.shift, options.grid)
+    times = formulation.times(options.num_steps, options.shift, options.grid)
     if start is not None:
         times = remaining_times(times, start.strength)
     skip = _skip(network, formulation, times, options)
-    field = _field(network, formulation)
-    velocity = guided(field, cond, cat(cond, uncond), options.guidance_scale, skip)
+    velocity = guided(
+        formulation.field(network), cond, cat(cond, uncond), options.guidance_scale, skip
+    )
     solver, path = SOLVERS[options.solver], formulation.path
     if start is None:
-        return integrate(velocity, noise, times, solver, path=path)
+        return integrate(velocity, path.beginning(noise), times, solver, path=path)
     data = start.latent.to(noise).expand_as(noise)
     first = times[:1].to(noise).expand(len(noise))
     keep = start.redrawn is not None and keep_known(
@@ -89,14 +88,6 @@ def check_skipping(network: Any, layers: tuple[int, ...]) -> None:
         )
 
 
-def _field(network: nn.Module, formulation: Formulation, **arguments: Any) -> Field:
-    def velocity(x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        output = network(x, t, cond, **arguments).float()  # the solver's sum stays in fp32
-        return formulation.velocity(output, x, t)
-
-    return velocity
-
-
 def _skip(
     network: nn.Module, formulation: Formulation, times: Tensor, options: SamplingOptions
 ) -> SkipLayers[Conditioning] | None:
@@ -114,5 +105,5 @@ def _skip(
             f"skip_layers {options.skip_layers} would have no effect: they act from step "
             f"{asked.start} on, and the strength leaves {len(times) - 1} to run"
         )
-    without = _field(network, formulation, skip_blocks=options.skip_layers)
+    without = formulation.field(partial(network, skip_blocks=options.skip_layers))
     return SkipLayers(without, options.skip_scale, window_of_steps(times, steps))

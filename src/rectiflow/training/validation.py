@@ -9,15 +9,23 @@ from torch import nn
 
 from rectiflow.data.draws import Draws
 from rectiflow.encoders.states import ENCODERS
+from rectiflow.flow.formulations import Formulation
+from rectiflow.flow.paths import RectifiedFlow
 from rectiflow.training.objectives.base import BatchSource, Objective
 from rectiflow.training.objectives.flow import FlowObjective
 
 VALIDATION_TIMES = tuple(k / 8 for k in range(1, 9))
-"""Times of the stratified loss; its mean leaves out t = 1 (arXiv:2403.03206, Section 5.3)."""
+"""The paper's times of the stratified loss; its mean leaves out t = 1 (arXiv:2403.03206, 5.3)."""
 
 
 class FlowValidation:
-    """Loss of a flow at t = k / 8, k = 1..8, on fixed samples with fixed noise and all texts.
+    """Errors of a flow at eight times on fixed samples with fixed noise and all texts.
+
+    The loss, of the formulation's own target, is taken at the paper's times k / 8, k = 1..8
+    (`Formulation.level`). It compares runs of one formulation. The error of rectified flow's
+    velocity, noise - data, is taken where the log SNR is rectified flow's at t = k / 8, k = 1..7
+    (at t = 1 it is that of pure noise, which other paths do not reach). It compares formulations;
+    for `rf` and its densities it is the loss.
 
     Args:
         objective: What is trained; its model is evaluated with whatever weights it holds.
@@ -31,22 +39,44 @@ class FlowValidation:
     ) -> None:
         self._objective = objective
         self._batches = _held_out(source, seed, batch_size)
+        self._own_times = own_times(objective.formulation)
+        self._matched_times = matched_times(objective.formulation)
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Mapping[str, Any]:
-        """`val_loss`, the mean over k = 1..7, and `val_loss_by_t`, all eight."""
+        """`val_loss` and `velocity_error`, means over k = 1..7, and each `..._by_t`, every k."""
         device = next(model.parameters()).device
-        sums = np.zeros(len(VALIDATION_TIMES))
+        times = sorted({*self._own_times, *self._matched_times})
+        sums = np.zeros((len(times), 2))
         for batch, draws in self._batches:
             batch = to_device(batch, device)
             noise = draws.normal("noise", batch["latent"].shape[1:])
             keep = torch.ones(len(draws), len(ENCODERS), dtype=torch.bool)
-            for k, time in enumerate(VALIDATION_TIMES):
+            for k, time in enumerate(times):
                 t = torch.full((len(draws),), time)
-                terms = self._objective.loss_at(batch, t, noise, keep)
-                sums[k] += terms.loss.cpu().double().sum().item()
-        losses = (sums / sum(len(draws) for _, draws in self._batches)).tolist()
-        return {"val_loss": sum(losses[:-1]) / len(losses[:-1]), "val_loss_by_t": losses}
+                errors = self._objective.errors_at(batch, t, noise, keep)
+                sums[k] += [error.cpu().double().sum().item() for error in errors]
+        means = dict(zip(times, sums / sum(len(draws) for _, draws in self._batches), strict=True))
+        losses = [float(means[t][0]) for t in self._own_times]
+        errors = [float(means[t][1]) for t in self._matched_times]
+        return {
+            "val_loss": sum(losses[:-1]) / len(losses[:-1]),
+            "val_loss_by_t": losses,
+            "velocity_error": sum(errors) / len(errors),
+            "velocity_error_by_t": errors,
+        }
+
+
+def own_times(formulation: Formulation) -> tuple[float, ...]:
+    """Times of a formulation that the paper counts as k / 8, k = 1..8."""
+    levels = formulation.level(torch.tensor(VALIDATION_TIMES, dtype=torch.float64))
+    return tuple(levels.float().tolist())
+
+
+def matched_times(formulation: Formulation) -> tuple[float, ...]:
+    """Times of a formulation with the log SNR of rectified flow at k / 8, k = 1..7."""
+    times = torch.tensor(VALIDATION_TIMES[:-1], dtype=torch.float64)
+    return tuple(formulation.path.time_at(RectifiedFlow().log_snr(times)).float().tolist())
 
 
 class HeldOutValidation:

@@ -16,7 +16,7 @@ Assemble = Callable[..., Conditioning]  # (states, keep (batch, 3) bool) -> Cond
 
 
 class FlowObjective(Objective[nn.Module]):
-    """Loss of a velocity network on `latent` (batch, c, h, w) and `states` (text states).
+    """Loss of a network on `latent` (batch, c, h, w) and `states` (text states).
 
     Args:
         model: Network called as model(x, t, cond).
@@ -52,13 +52,35 @@ class FlowObjective(Objective[nn.Module]):
         keep: Bool[Tensor, "batch encoders"],
     ) -> Terms:
         """Per-sample loss at given times and noises, with the text encoders that `keep` marks."""
-        data = batch["latent"]
-        data = data.to(torch.promote_types(data.dtype, torch.float32))
-        t, noise = t.to(data.device), noise.to(data)
-        x = self.formulation.path.interpolate(data, noise, t)
-        output = self.model(x, t, self._assemble(batch["states"], keep.to(data.device)))
+        data, t, noise = _in_place(batch, t, noise)
+        output = self._output(batch, data, noise, t, keep)
         return Terms(loss=self.formulation.loss(output, data, noise, t), t=t)
+
+    def errors_at(
+        self,
+        batch: Batch,
+        t: Float[Tensor, " batch"],
+        noise: Float[Tensor, "batch channels height width"],
+        keep: Bool[Tensor, "batch encoders"],
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """As `loss_at`, the loss of the own target and the error of rectified flow's velocity."""
+        data, t, noise = _in_place(batch, t, noise)
+        output = self._output(batch, data, noise, t, keep)
+        form = self.formulation
+        return form.loss(output, data, noise, t), form.velocity_error(output, data, noise, t)
 
     def keep(self, draws: Draws) -> Bool[Tensor, "batch encoders"]:
         """Which text encoders each sample keeps."""
         return draws.uniform("text dropout", (len(ENCODERS),)) >= self.text_dropout
+
+    def _output(self, batch: Batch, data: Tensor, noise: Tensor, t: Tensor, keep: Tensor) -> Tensor:
+        x = self.formulation.path.interpolate(data, noise, t)
+        cond = self._assemble(batch["states"], keep.to(data.device))
+        return self.formulation.output(self.model, x, t, cond)
+
+
+def _in_place(batch: Batch, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents in float32 at least, and times and noises beside them."""
+    data = batch["latent"]
+    data = data.to(torch.promote_types(data.dtype, torch.float32))
+    return data, t.to(data.device), noise.to(data)
