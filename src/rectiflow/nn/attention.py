@@ -11,7 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rectiflow.nn.kernels import inverse_root_mean_square, runs_of_samples, wide
+from rectiflow.nn.kernels import (
+    inverse_root_mean_square,
+    is_on_plain_cpu,
+    runs_of_samples,
+    wide,
+)
 
 NORM_EPS = 1e-6  # of the RMS norm of queries and keys, as in the released models
 MAX_TOKENS_AS_PRODUCTS = 1024  # up to here plain products beat torch's attention in bf16 on CPU
@@ -63,7 +68,7 @@ def join_heads(
     Queries and keys are first RMS-normalised per head in float32 and multiplied by their scale.
     Arguments as in `joint_attention`; each result is (batch, heads, tokens, head_width).
     """
-    if projections[0].device.type != "cpu":
+    if not is_on_plain_cpu(projections[0]):
         return plain_join_heads(projections, scales)
     return _JoinHeads.apply(*projections, *scales)  # pyright: ignore
 
@@ -192,10 +197,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     gradients are rounded to bf16, which torch's attention keeps in float32.
     """
     is_slow_in_torch = k.device.type == "cpu" and k.dtype == torch.bfloat16
-    if is_slow_in_torch and k.shape[2] <= MAX_TOKENS_AS_PRODUCTS:
-        out = _Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
-        return out.view(q.shape)  # pyright: ignore
-    return nn.functional.scaled_dot_product_attention(q, k, v)
+    if not is_slow_in_torch or k.shape[2] > MAX_TOKENS_AS_PRODUCTS:
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+    if not is_on_plain_cpu(k):
+        return plain_attention(q, k, v)
+    out = _Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
+    return out.view(q.shape)  # pyright: ignore
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The mathematics of `attention`, its logits rounded to the type of `q`."""
+    logits = wide(q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    return torch.softmax(logits, dim=-1).to(v.dtype) @ v
 
 
 class _Attention(torch.autograd.Function):

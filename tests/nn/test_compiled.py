@@ -1,0 +1,45 @@
+"""A compiled network is the same network; its tracing alone, which needs no C++ compiler.
+
+It runs in a process of its own: the checks of shapes that tests add to every call cannot be traced.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, torch
+from tests.nn.test_mmdit import awake, inputs, relative
+
+network = awake()
+compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
+errors = {}
+for is_bf16 in (False, True):
+    found = []
+    for run in (network, compiled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            velocity = run(*inputs())
+        gradients = torch.autograd.grad(velocity.float().square().mean(), [*network.parameters()])
+        found.append((velocity, torch.cat([g.flatten() for g in gradients])))
+    pairs = [relative(b, a) for a, b in zip(*found, strict=True)]
+    errors["bf16" if is_bf16 else "fp32"] = pairs
+print(json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Relative differences of velocity and gradients, compiled against eager, by precision."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_compiled_network_is_one_graph_with_the_same_velocity_and_gradients(errors):
+    assert max(errors["fp32"]) < 1e-5
+
+
+def test_in_bf16_it_differs_by_roundings_only(errors):
+    assert 0 < max(errors["bf16"]) < 0.03  # logits are rounded in other places
