@@ -1,4 +1,4 @@
-"""Densities are the laws they name; grids run from noise to data and are shifted as they say."""
+"""Grids run from noise to data and are shifted as they say."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from rectiflow.flow.densities import MAX_MODE_SCALE, CosMap, LogitNormal, Mode, Uniform
+from rectiflow.flow.densities import LogitNormal
 from rectiflow.flow.paths import RectifiedFlow
 from rectiflow.flow.times import (
     Window,
@@ -18,82 +18,10 @@ from rectiflow.flow.times import (
     window_of_steps,
 )
 
-DENSITIES = [
-    Uniform(),
-    LogitNormal(),
-    LogitNormal(-1.0, 0.2),
-    LogitNormal(1.0, 2.2),
-    Mode(-1.0),
-    Mode(0.0),
-    Mode(1.29),
-    Mode(1.75),
-    CosMap(),
-]
-
 
 def even(num: int) -> torch.Tensor:
     """Centres of `num` equal cells of (0, 1)."""
     return (torch.arange(num, dtype=torch.float64) + 0.5) / num
-
-
-@pytest.mark.parametrize("law", DENSITIES, ids=str)
-def test_quantile_is_the_inverse_of_the_integrated_density(law):
-    """density(t(u)) dt/du = 1, with dt/du by autograd."""
-    u = even(500).requires_grad_()
-    t = law.inverse_cdf(u)
-    (slope,) = torch.autograd.grad(t.sum(), u)
-    assert (slope > 0).all()
-    torch.testing.assert_close(law.density(t.detach()) * slope, torch.ones(500).double())
-
-
-@pytest.mark.parametrize("law", DENSITIES, ids=str)
-def test_extreme_draws_stay_strictly_inside(law):
-    u = torch.tensor([1e-300, 2.0**-53, 0.5, 1 - 2.0**-53], dtype=torch.float64)
-    t = law.quantile(u)
-    assert t.dtype == torch.float32
-    assert (t > 0).all()
-    assert (t < 1).all()
-
-
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.6), (-1.0, 1.8)])
-def test_logit_normal_moments(mean, std):
-    logit = torch.logit(LogitNormal(mean, std).quantile(even(200_000)).double())
-    assert logit.mean().item() == pytest.approx(mean, abs=1e-4)
-    assert logit.std().item() == pytest.approx(std, rel=1e-3)
-    assert ((logit - mean) / std).pow(4).mean().item() == pytest.approx(3, abs=0.01)
-
-
-def test_mode_density_at_the_ends_and_in_the_middle():
-    """1 / (1 + s) at the ends, 1 / (1 + s - s pi / 2) at 1/2 (from the derivative of Eq. 20)."""
-    for scale in (-1.0 + 1e-3, -0.54, 0.38, 1.29, 1.75):
-        ends = Mode(scale).density(torch.tensor([1e-12, 1 - 1e-12], dtype=torch.float64))
-        middle = Mode(scale).density(torch.tensor([0.5], dtype=torch.float64))
-        assert ends.tolist() == pytest.approx([1 / (1 + scale)] * 2, rel=1e-5)
-        assert middle.item() == pytest.approx(1 / (1 + scale - scale * math.pi / 2))
-    assert Mode(1.29).density(torch.tensor([0.5]).double()).item() == pytest.approx(3.79, abs=0.01)
-    assert Mode(1.75).density(torch.tensor([0.5]).double()).item() == pytest.approx(904, abs=1)
-
-
-def test_mode_is_the_papers_map_of_a_uniform_draw():
-    u = even(1000)
-    paper = 1 - u - 1.29 * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
-    torch.testing.assert_close(Mode(1.29).inverse_cdf(u), paper.flip(0))
-
-
-def test_mode_of_scale_0_is_uniform():
-    assert Mode(0.0).inverse_cdf(even(10)).equal(even(10))
-
-
-def test_cosmap_gives_rectified_flow_the_log_snr_of_the_cosine_schedule():
-    """Cosine schedule (Eq. 17): log_snr = 2 log(cos(pi u / 2) / sin(pi u / 2)), u uniform."""
-    u = even(1000)
-    log_snr = RectifiedFlow().log_snr(CosMap().inverse_cdf(u))
-    torch.testing.assert_close(log_snr, -2 * torch.log(torch.tan(math.pi / 2 * u)))
-
-
-def test_cosmap_density_at_the_ends_and_in_the_middle():
-    density = CosMap().density(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
-    assert density.tolist() == pytest.approx([2 / math.pi, 4 / math.pi, 2 / math.pi])
 
 
 def test_shifting_a_logit_normal_moves_its_mean_by_the_log_of_the_shift():
@@ -138,6 +66,23 @@ def test_the_released_samplers_grid_shifts_twice():
     assert grid[10].item() == pytest.approx(3 * tenth / (1 + 2 * tenth), rel=1e-12)
 
 
+def test_the_karras_grid_is_edms_in_units_of_its_largest_noise():
+    """arXiv:2206.00364, Eq. 5, written out."""
+    sigma = 80 * time_grid(5, 1.0, "karras")
+    for i in range(5):
+        root = 80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+        assert sigma[i].item() == pytest.approx(root**7, rel=1e-9)
+    assert sigma[-1] == 0
+    assert time_grid(1, 1.0, "karras").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("grid", ["uniform", "sd3"])
+def test_a_grid_may_begin_before_the_end_of_its_path(grid):
+    whole, cut = time_grid(9, 3.0, grid), time_grid(9, 3.0, grid, max_time=0.98)
+    torch.testing.assert_close(cut, 0.98 * whole)
+    assert (cut[0].item(), cut[-1].item()) == (0.98, 0.0)
+
+
 def test_a_picture_takes_the_end_of_the_grid():
     grid = time_grid(28, 3.0, "sd3")
     assert remaining_times(grid, 1.0).equal(grid)
@@ -176,13 +121,9 @@ def test_shift_at_1024_pixels():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LogitNormal(std=-1), r"std > 0, got mean 0.0, std -1"),
-        (lambda: LogitNormal(std=math.nan), r"std > 0"),
-        (lambda: LogitNormal(mean=math.inf), r"mean must be finite"),
-        (lambda: Mode(-1.01), r"in \[-1, 1.7519\], got -1.01"),
-        (lambda: Mode(MAX_MODE_SCALE + 1e-9), r"in \[-1, 1.7519\]"),
         (lambda: time_grid(0), r"num_steps must be >= 1, got 0"),
         (lambda: time_grid(1, shift=0.0), r"shift must be > 0, got 0.0"),
+        (lambda: time_grid(9, 2.0, "karras"), r"shift must be 1 on the grid karras, got 2.0"),
         (lambda: time_grid(1, grid="cubic"), r"grid must be one of .*uniform.*got 'cubic'"),
     ],
 )

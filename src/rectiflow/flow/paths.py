@@ -34,7 +34,7 @@ class Coefficients(NamedTuple):
 
     @property
     def wronskian(self) -> Tensor:
-        """The determinant alpha d_sigma - d_alpha sigma: never 0 on a valid path, 1 for rectified flow."""
+        """The determinant alpha d_sigma - d_alpha sigma: never 0 on a path, 1 on that of rf."""
         return self.alpha * self.d_sigma - self.d_alpha * self.sigma
 
 
