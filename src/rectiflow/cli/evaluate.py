@@ -12,6 +12,42 @@ from rectiflow.cli.console import Progress, example, say, say_json
 USUAL = {"images_per_prompt": 1, "seed": 0, "precision": "auto"}
 """Defaults of options that are not None."""
 
+DEFAULT_CLIP = "scenes-tiny"
+"""Bundle whose CLIP measures pictures of an unknown model."""
+
+NUM_REFERENCE = 5000
+"""True scenes that a Frechet distance is taken to; as many for all models, or values differ."""
+
+Images = Annotated[
+    Path | None, typer.Option(help="Score the pictures of a folder in GenEval's layout.")
+]
+Prompts = Annotated[
+    Path | None, typer.Option(help="Prompts in GenEval's JSONL (default: the scenes suite).")
+]
+ImagesPerPrompt = Annotated[
+    int, typer.Option(help="Pictures per prompt; GenEval's habit is 4.", min=1)
+]
+PromptsPerTask = Annotated[
+    int | None, typer.Option(help="At most so many prompts of a task, seen and held out.", min=1)
+]
+Frechet = Annotated[
+    bool, typer.Option("--frechet", help="Frechet distance to true scenes, in CLIP features.")
+]
+Reference = Annotated[
+    int | None, typer.Option(help=f"True scenes to take it to (default: {NUM_REFERENCE}).", min=2)
+]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        help="CLIP that measures pictures: a local folder in transformers' layout, a bundle or a "
+        "run (default: the model's own)."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of pictures, results.jsonl, summary (default: none kept)."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
@@ -22,26 +58,17 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     run: options.Run = None,
     bundle: options.Bundle = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Score the pictures of a folder in GenEval's layout.")
-    ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts in GenEval's JSONL (default: the scenes suite).")
-    ] = None,
-    images_per_prompt: Annotated[
-        int, typer.Option(help="Pictures per prompt; GenEval's habit is 4.", min=1)
-    ] = 1,
-    prompts_per_task: Annotated[
-        int | None,
-        typer.Option(help="At most so many prompts of a task, seen and held out.", min=1),
-    ] = None,
+    images: Images = None,
+    prompts: Prompts = None,
+    images_per_prompt: ImagesPerPrompt = 1,
+    prompts_per_task: PromptsPerTask = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of pictures, results.jsonl, summary (default: none kept)."),
-    ] = None,
+    frechet: Frechet = False,
+    reference: Reference = None,
+    clip: Clip = None,
+    out: Out = None,
     device: options.Device = None,
     precision: options.Precision = "auto",
     dry_run: options.DryRun = False,
@@ -53,6 +80,9 @@ def evaluate(
     and pictures judged by prompts that are not theirs. Where the encoders came with a vision tower
     there is also a CLIP score.
     """
+    if reference is not None and not frechet:
+        raise ValueError(f"--reference {reference} has no effect without --frechet")
+    num_reference = (reference or NUM_REFERENCE) if frechet else None
     drawing = {
         "run": run,
         "bundle": bundle,
@@ -67,10 +97,11 @@ def evaluate(
     }
     if images is not None:
         _refuse_drawing(drawing)
-        facts, summary = _score_folder(images, dry_run, out)
+        facts, summary = _score_folder(images, clip, num_reference, dry_run, out)
     else:
         facts, chosen = _plan(drawing)
-        summary = None if dry_run else _score_model(facts, chosen, out)
+        tower = _clip(clip, facts, num_reference)
+        summary = None if dry_run else _score_model(facts, chosen, tower, out)
     if summary is None or as_json:
         say_json({**(summary or {}), "evaluated": facts})
     else:
@@ -121,12 +152,33 @@ def _prompts(file: Path | None, per_task: int | None) -> list[Any]:
     return prompts if per_task is None else evenly(prompts, per_task)
 
 
-def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None) -> dict[str, Any]:
-    from rectiflow.evaluation.clip_score import ClipScorer, ScoredDraw
-    from rectiflow.evaluation.suite import SuiteSettings, evaluate_pictures
-    from rectiflow.runs import write_json
-    from rectiflow.sampling.load import load
+def _clip(name: str | None, facts: dict[str, Any], num_reference: int | None) -> Any:
+    """The CLIP that measures pictures, noted in `facts`; None where there is none."""
+    from rectiflow.evaluation.features import own_clip
+    from rectiflow.evaluation.hugging_face_clip import find_clip
     from rectiflow.sampling.sources import find_source
+
+    device = facts.get("device", "cpu")
+    found = (
+        own_clip(find_source(facts["model"]), device) if name is None else find_clip(name, device)
+    )
+    if found is None and num_reference is not None:
+        raise ValueError(
+            f"--frechet needs a CLIP, and {facts['model']} has none: its encoders came without a "
+            "vision tower; give --clip"
+        )
+    if found is not None:
+        facts["clip"] = {"name": found.name, "width": found.width}
+    facts["num_reference"] = num_reference
+    return found
+
+
+def _score_model(
+    facts: Mapping[str, Any], prompts: list[Any], clip: Any, out: Path | None
+) -> dict[str, Any]:
+    from rectiflow.evaluation.measures import RememberedDraw
+    from rectiflow.evaluation.suite import SuiteSettings, evaluate_pictures
+    from rectiflow.sampling.load import load
 
     num = facts["images_per_prompt"]
     pipeline = load(facts["model"], device=facts["device"], precision=facts["precision"])
@@ -136,11 +188,10 @@ def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None)
     def draw(texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
         return pipeline.draw(texts, [(facts["seed"], s) for s in seeds], chosen)
 
-    scorer = ClipScorer.of(find_source(facts["model"]))
-    scored = None if scorer is None else ScoredDraw(draw, scorer)
+    drawn = RememberedDraw(draw)
     with Progress() as progress:
         evaluation = evaluate_pictures(
-            scored or draw,
+            drawn,
             prompts,
             settings,
             round_trip=pipeline.round_trip,
@@ -148,22 +199,21 @@ def _score_model(facts: Mapping[str, Any], prompts: list[Any], out: Path | None)
             facts={"seed": facts["seed"], "recipe_hash": pipeline.recipe_hash},
             on_progress=lambda done, total: progress("scoring", done, total),
         )
-    if scored is not None:
-        evaluation.summary["clip_score"] = scored.summary(prompts, pipeline.side_px)
-    if out is not None:
-        write_json(out / "summary.json", evaluation.summary)
-    return evaluation.summary
+    shown = (drawn.pictures, drawn.prompts, prompts)
+    return _finished(evaluation.summary, facts, clip, shown, pipeline.side_px, out)
 
 
 def _score_folder(
-    folder: Path, dry_run: bool, out: Path | None
+    folder: Path, clip: str | None, num_reference: int | None, dry_run: bool, out: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     from rectiflow.evaluation.layout import read_folder, read_picture
     from rectiflow.evaluation.suite import SuiteSettings, evaluate_folder
-    from rectiflow.runs import write_json
 
     found = read_folder(folder)
-    facts = {"images": folder, "num_prompts": len(found)}
+    facts: dict[str, Any] = {"images": folder, "num_prompts": len(found)}
+    tower = None
+    if clip is not None or num_reference is not None:
+        tower = _clip(clip or DEFAULT_CLIP, facts, num_reference)
     if dry_run:
         return facts, None
     size_px = read_picture(found[0][1][0]).shape[0]
@@ -175,8 +225,43 @@ def _score_folder(
         )
     if out is not None:
         evaluation.write(out)
-        write_json(out / "summary.json", evaluation.summary)
-    return facts, evaluation.summary
+    files = [(file, prompt) for prompt, shown in found for file in shown]
+    pictures = [read_picture(file) for file, _ in files] if tower is not None else []
+    shown = (pictures, [prompt["prompt"] for _, prompt in files], [prompt for prompt, _ in found])
+    return facts, _finished(evaluation.summary, facts, tower, shown, size_px, out)
+
+
+def _finished(
+    summary: dict[str, Any],
+    facts: Mapping[str, Any],
+    clip: Any,
+    shown: tuple[Sequence[Any], Sequence[str], Sequence[Any]],
+    size_px: int,
+    out: Path | None,
+) -> dict[str, Any]:
+    """The summary with what the CLIP says of pictures, their prompts, and all prompts' metadata."""
+    from rectiflow.evaluation.measures import clip_measures
+    from rectiflow.evaluation.prompt_check import checked
+    from rectiflow.evaluation.reference import cache_folder
+    from rectiflow.runs import write_json
+
+    if clip is not None:
+        pictures, texts, asked = shown
+        with Progress() as progress:
+            measured = clip_measures(
+                clip,
+                pictures,
+                texts,
+                [checked(prompt, i) for i, prompt in enumerate(asked)],
+                size_px,
+                num_reference=facts["num_reference"],
+                cache=cache_folder(),
+                on_progress=lambda done, total: progress("true scenes", done, total),
+            )
+        summary.update(measured)
+    if out is not None:
+        write_json(out / "summary.json", summary)
+    return summary
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -194,6 +279,10 @@ def table(summary: Mapping[str, Any]) -> str:
     if clip := summary.get("clip_score"):
         controls = (f"{name} {value:.3f}" for name, value in clip.items() if name != "mean")
         lines.append(f"{'CLIP score':<16}{clip['mean']:>9.3f}  ({', '.join(controls)})")
+    if distance := summary.get("frechet"):
+        sides = f"{distance['num_pictures']} pictures, {distance['num_reference']} true scenes"
+        floor = f"ground_truth {distance['ground_truth']:.3f}"
+        lines.append(f"{'Frechet':<16}{distance['distance']:>9.3f}  ({floor}; {sides})")
     return "\n".join(lines)
 
 
