@@ -78,7 +78,7 @@ def evaluate(
 
     Beside the scores stand their controls: ground truth, ground truth through the autoencoder,
     and pictures judged by prompts that are not theirs. Where the encoders came with a vision tower
-    there is also a CLIP score.
+    there is also a CLIP score; on pictures of a folder, with --clip or --frechet.
     """
     if reference is not None and not frechet:
         raise ValueError(f"--reference {reference} has no effect without --frechet")
@@ -169,7 +169,8 @@ def _clip(name: str | None, facts: dict[str, Any], num_reference: int | None) ->
         )
     if found is not None:
         facts["clip"] = {"name": found.name, "width": found.width}
-    facts["num_reference"] = num_reference
+    if num_reference is not None:
+        facts["num_reference"] = num_reference
     return found
 
 
@@ -254,7 +255,7 @@ def _finished(
                 texts,
                 [checked(prompt, i) for i, prompt in enumerate(asked)],
                 size_px,
-                num_reference=facts["num_reference"],
+                num_reference=facts.get("num_reference"),
                 cache=cache_folder(),
                 on_progress=lambda done, total: progress("true scenes", done, total),
             )
