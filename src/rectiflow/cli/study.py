@@ -15,9 +15,8 @@ from rectiflow.cli.console import Progress, example, say, say_json
 def register(app: typer.Typer) -> None:
     """Add the verbs of studies to the program."""
     group = typer.Typer(help="Compare variants over seeds.", rich_markup_mode=None)
-    # A group of one verb would swallow its name; an empty callback keeps `study architectures`.
-    group.callback()(lambda: None)
     group.command(epilog=example("rectiflow study architectures --dry-run"))(architectures)
+    group.command(epilog=example("rectiflow study report studies/formulations"))(report)
     app.add_typer(group, name="study")
 
 
@@ -72,6 +71,26 @@ def architectures(
         say_json({"page": page, "finished": num, "runs": len(found["cells"])})
     else:
         say(f"{page}: {num} of {len(found['cells'])} runs finished")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of the study, as --out named it.")],
+    as_json: options.Json = False,
+) -> None:
+    """Rank the formulations of a study as the SD3 paper does, from the runs that are there.
+
+    Writes report.html, report.md, report.json and figures into the folder. A page beside it that
+    has its name and ends in .md gets the report as a section.
+    """
+    from rectiflow.runs import read_json
+    from rectiflow.scaling.formulation_report import write_report
+
+    page = write_report(folder)
+    found = read_json(page.with_suffix(".json"))
+    if as_json:
+        say_json(found)
+    else:
+        say(f"{page}: {found['num_runs']} of {found['num_planned']} runs")
 
 
 def table(plan: Mapping[str, Any]) -> str:

@@ -55,3 +55,10 @@ def paired_difference(
     """
     common = sorted(values.keys() & reference.keys())
     return estimate([values[seed] - reference[seed] for seed in common]) if common else None
+
+
+def shown(value: Estimate, digits: int, signed: bool = False) -> str:
+    """An estimate as tables write it; without an interval, of one run, the value alone."""
+    sign = "+" if signed else ""
+    text = f"{value.mean:{sign}.{digits}f}"
+    return text if value.half_width is None else f"{text} ± {value.half_width:.{digits}f}"

@@ -33,6 +33,10 @@ class Setting(NamedTuple):
     num_steps: int
     guidance_scale: float
 
+    def __str__(self) -> str:
+        """For a reader: "ema, 25 steps, scale 5"."""
+        return f"{self.weights}, {self.num_steps} steps, scale {self.guidance_scale:g}"
+
 
 SAMPLERS: Final = ((50, 1.0), (50, 2.5), (50, 5.0), (5, 5.0), (10, 5.0), (25, 5.0))
 """The paper's six: (steps of Euler, guidance scale)."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rectiflow.errors import DataError
 from rectiflow.runs import write_bytes
 from rectiflow.scaling.figure import study_figure
+from rectiflow.scaling.markdown import with_section
 from rectiflow.scaling.results import Result, read_results
 from rectiflow.scaling.runner import Places
 from rectiflow.scaling.study import Study
@@ -62,23 +62,6 @@ def section(study: Study, results: Sequence[Result], figure: str) -> str:
         made_on = sorted({result.made_on for result in results})
         parts.append("Made on: " + "; ".join(made_on) + ".")
     return "\n\n".join(parts)
-
-
-def with_section(text: str, part: str, content: str) -> str:
-    """A page with the content between its marks replaced, or put at its end with marks.
-
-    Raises:
-        DataError: If only one of the two marks is there, or they are turned round.
-    """
-    begin, end = f"<!-- {part}: generated -->", f"<!-- {part}: end -->"
-    new = f"{begin}\n{content}\n{end}"
-    if begin not in text and end not in text:
-        return text.rstrip("\n") + f"\n\n{new}\n"
-    before, found_begin, rest = text.partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise DataError(f"the page needs {begin!r} and after it {end!r}, found one of them")
-    return before + new + after
 
 
 def _progress(study: Study, results: Sequence[Result]) -> str:

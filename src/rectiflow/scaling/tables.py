@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
-from rectiflow.scaling.intervals import Estimate, estimate, paired_difference
+from rectiflow.scaling.intervals import Estimate, estimate, paired_difference, shown
+from rectiflow.scaling.markdown import markdown
 from rectiflow.scaling.results import METRICS, Metric, Result
 from rectiflow.scaling.study import Study
 
@@ -98,19 +99,6 @@ def reading(groups: Groups, study: Study) -> list[str]:
         said = "; ".join(f"{names}: {verdict} the reference" for names, verdict in parts if names)
         lines.append(f"{_capital(metric.label)}: {said}.")
     return lines
-
-
-def shown(value: Estimate, digits: int, signed: bool = False) -> str:
-    """An estimate as tables write it; without an interval, of one run, the value alone."""
-    sign = "+" if signed else ""
-    text = f"{value.mean:{sign}.{digits}f}"
-    return text if value.half_width is None else f"{text} ± {value.half_width:.{digits}f}"
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; numbers to the right would need marks that few readers miss."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _values(results: Iterable[Result], metric: str) -> dict[int, float]:
