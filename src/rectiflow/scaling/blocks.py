@@ -93,10 +93,11 @@ def to_html(title: str, lead: str, parts: Sequence[Part], charts: Mapping[str, s
             case Bullets(lines):
                 return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
             case Table(head, rows):
-                return html_table(head, rows) + "<p></p>"
+                return f'<div class="block">{html_table(head, rows, "numbers")}</div>'
             case Chart(name, shows):
                 label = escape(shows)
-                return f'<div class="chart" role="img" aria-label="{label}">{charts[name]}</div>'
+                inside = f'role="img" aria-label="{label}">{charts[name]}'
+                return f'<div class="block chart" {inside}</div>'
 
     sections = (
         f"<section>\n<h2>{escape(part.title)}</h2>\n"

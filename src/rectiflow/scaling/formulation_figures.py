@@ -6,6 +6,7 @@ from typing import Final
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
@@ -59,7 +60,7 @@ def drawn_figures(findings: Findings) -> dict[str, Drawn]:
 
 def ranks_figure(findings: Findings) -> Figure:
     """Average ranks with their intervals beside those of Table 1, one panel a column."""
-    figure = _tall_figure(findings, width=11)
+    figure = _tall_figure(findings)
     panels = figure.subplots(1, len(findings.ranks), sharey=True, squeeze=False)[0]
     for axes, (column, ranks) in zip(panels, findings.ranks.items(), strict=True):
         _ranks_panel(axes, findings.order, ranks, column)
@@ -85,23 +86,29 @@ def steps_figure(findings: Findings) -> Figure:
         rows[1, column].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=8.5)
     rows[0, 0].set_ylabel("Frechet distance (less is better)")
     rows[1, 0].set_ylabel("CLIP score (more is better)")
-    _log_axis(rows[0, 0])
+    rows[0, 0].set_yscale("log")
+    _log_ticks(rows[0, 0].yaxis)
     _step_ticks(rows[1, 0])
     return figure
 
 
 def velocity_error_figure(findings: Findings) -> Figure:
     """Error of the velocity on rectified flow's scale: the mean over seeds, and every seed."""
-    figure = _tall_figure(findings, width=7)
+    figure = _tall_figure(findings)
     axes = figure.subplots()
+    shown = []
     for row, name in enumerate(findings.order):
         runs = findings.results.of(name)
         errors = [run.velocity_error_ema for run in runs if run.velocity_error_ema is not None]
+        shown += errors
         if errors:
             axes.plot(errors, [row] * len(errors), "o", color=OURS, alpha=0.4, markersize=4)
             axes.plot(sum(errors) / len(errors), row, "s", color=OURS, markersize=6)
     _name_rows(axes, findings)
     axes.set_xlabel("squared error of the velocity, on rectified flow's scale")
+    if shown and max(shown) > 10 * min(shown):
+        axes.set_xscale("log")
+        _log_ticks(axes.xaxis)
     return figure
 
 
@@ -161,8 +168,8 @@ def _curve_of(findings: Findings, name: str, score: int) -> list[tuple[int, Inte
     return [(steps, each) for steps, each in found if each is not None]
 
 
-def _tall_figure(findings: Findings, width: float) -> Figure:
-    return Figure(figsize=(width, 1.4 + 0.27 * len(findings.order)), layout="constrained")
+def _tall_figure(findings: Findings) -> Figure:
+    return Figure(figsize=(11, 1.4 + 0.27 * len(findings.order)), layout="constrained")
 
 
 def _name_rows(axes: Axes, findings: Findings) -> None:
@@ -171,11 +178,11 @@ def _name_rows(axes: Axes, findings: Findings) -> None:
     axes.set_ylim(num - 0.4, -0.6)
 
 
-def _log_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def _log_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 times powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _step_ticks(axes: Axes) -> None:

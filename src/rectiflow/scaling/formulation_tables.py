@@ -175,4 +175,4 @@ def _mean(values: Iterable[float | None], digits: int) -> str:
 
 
 def _steps(runs: Sequence[Measures]) -> str:
-    return ", ".join(f"{run.step}" for run in runs)
+    return ", ".join("-" if run.diverged is not None else f"{run.step}" for run in runs)
