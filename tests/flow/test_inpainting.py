@@ -31,7 +31,7 @@ def test_the_known_part_is_the_same_noise_on_its_straight_path(pair):
     assert after[2, ..., :2].equal(noise[2, ..., :2])
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "dopri5"])
 def test_the_known_part_arrives_bit_for_bit_and_the_solver_sees_it_on_the_way(pair, name):
     data, noise = pair
     seen = []
@@ -42,10 +42,12 @@ def test_the_known_part_arrives_bit_for_bit_and_the_solver_sees_it_on_the_way(pa
 
     times = time_grid(4, 2.0)
     keep = keep_known(RectifiedFlow(), data, noise, REDRAWN)
-    end = integrate(velocity, noise, times, SOLVERS[name], after_step=keep)
+    end = integrate(velocity, noise, times, SOLVERS[name], after_step=keep, draw=torch.randn_like)
     assert end[..., :2].equal(data[..., :2])
-    torch.testing.assert_close(end[..., 2:], (noise - 0.3)[..., 2:])
-    starts = [(x, t) for x, t in seen if t[0] in times.float()][:: 2 if name == "heun" else 1]
+    if name != "sde":
+        torch.testing.assert_close(end[..., 2:], (noise - 0.3)[..., 2:])
+    starts = seen[:: len(SOLVERS[name].stages)]
+    assert [t[0] for _, t in starts] == times[:-1].float().tolist()
     for x, t in starts:
         expected = RectifiedFlow().interpolate(data, noise, t)[..., :2]
         torch.testing.assert_close(x[..., :2], expected)

@@ -21,6 +21,7 @@ GIVEN = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 LEFT = np.zeros((32, 32), dtype=bool)
 LEFT[:, :16] = True  # white: drawn anew
 SHIFTED = {"shift": 3.0, "grid": "sd3"}
+ON_THE_GRID = [name for name, solver in SOLVERS.items() if not solver.is_adaptive]
 
 
 class BlockCounter(nn.Module):
@@ -55,12 +56,23 @@ def worst(pictures, others):
     return max(np.abs(np.asarray(a, int) - np.asarray(b, int)).max() for a, b in pairs)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ON_THE_GRID)
 def test_full_strength_is_drawing_from_noise(solver):
     model, options = pipeline(), {"num_steps": 4, "solver": solver}
     plain = model.sample("a star", **options)
     assert worst(plain, model.sample("a star", image=GIVEN, strength=1.0, **options)) == 0
     assert worst(plain, model.sample("a star", image=GIVEN, strength=0.7, **options)) > 1
+
+
+def test_an_adaptive_solver_starts_from_a_picture_but_keeps_no_part_of_it():
+    """Of the grid it takes the first time that is left."""
+    model, chosen = pipeline(Watcher(value=0.7)), {"solver": "dopri5", "guidance_scale": 1.0}
+    options = SamplingOptions(strength=0.5, num_steps=4, **chosen)
+    noise = model.noise(5, 0)[None]
+    latent = model.solve(["a star"], noise, options, Original(GIVEN))
+    torch.testing.assert_close(latent, encoded() / 2 + noise / 2 - 0.5 * 0.7)
+    with pytest.raises(ValueError, match="nothing can be done after each step"):
+        model.sample("a star", image=GIVEN, mask=LEFT, **chosen)
 
 
 def test_little_strength_gives_back_the_round_trip():
@@ -103,7 +115,7 @@ def test_the_default_strength_is_0_6_and_1_with_a_mask():
     assert (drawn[0].info["strength"], masked[0].info["strength"]) == (0.6, 1.0)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ON_THE_GRID)
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_the_known_latents_are_kept_bit_for_bit(solver, strength):
     model = pipeline()

@@ -211,7 +211,7 @@ def test_an_export_of_ours_is_drawn_as_its_recipe_says(single):
     opened = replace(model.checkpoint, facts={"recipe": recipe})
     pipeline = replace(model, checkpoint=opened).load()
     assert (pipeline.options.num_steps, pipeline.options.guidance_scale) == (5, 2.0)
-    assert (pipeline.options.grid, pipeline.options.shift) == ("uniform", 1.0)
+    assert (pipeline.options.grid, pipeline.options.shift) == (None, 1.0)
     assert pipeline.unconditional_text == "zeros"
     assert pipeline.formulation.name == "rf"
 

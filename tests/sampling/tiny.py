@@ -61,13 +61,13 @@ def network(seed=3, **changes):
     return model
 
 
-def pipeline(model=None, **arguments):
+def pipeline(model=None, name="rf", **arguments):
     arguments = {"options": SamplingOptions(num_steps=3), "precision": "fp32", **arguments}
     return Pipeline(
         model or network(),
         autoencoder(),
         text(),
-        formulation=formulation("rf"),
+        formulation=formulation(name),
         side_px=SIDE_PX,
         **arguments,
     )

@@ -32,7 +32,33 @@ Size = Annotated[
     ),
 ]
 Solver = Annotated[
-    str | None, typer.Option(help="euler, midpoint, heun, dpmpp_2m or dpmpp_2m_snr.")
+    str | None,
+    typer.Option(
+        help="euler, midpoint, heun, rk4, dpmpp-2m, dpmpp-2m-snr, unipc-2, unipc-3, "
+        "dopri5 (adaptive) or sde (stochastic)."
+    ),
+]
+Tolerance = Annotated[float | None, typer.Option(help="Error that dopri5 may make.")]
+Method = Annotated[
+    str | None, typer.Option("--guidance-method", help="cfg, cfg-zero (CFG-Zero*) or apg.")
+]
+GuidanceStart = Annotated[
+    float | None, typer.Option(help="Time t, 0 = data, above which guidance acts.")
+]
+GuidanceEnd = Annotated[float | None, typer.Option(help="Time t until which it acts, 1 = noise.")]
+ZeroInit = Annotated[
+    int | None, typer.Option(help="cfg-zero: first steps that stand still (default: 1).")
+]
+ApgEta = Annotated[float | None, typer.Option(help="apg: factor on the parallel part.")]
+ApgNorm = Annotated[float | None, typer.Option(help="apg: bound of the norm; 0 is none.")]
+ApgMomentum = Annotated[float | None, typer.Option(help="apg: share of the steps before.")]
+GuideFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--guide",
+        metavar="MODEL",
+        help="Lead away from a weaker model (autoguidance): a run, a bundle, or safetensors.",
+    ),
 ]
 Shift = Annotated[float | None, typer.Option(help="Move the time grid towards noise; 1 is off.")]
 Grid = Annotated[
@@ -80,6 +106,8 @@ Sheet = Annotated[bool, typer.Option("--sheet", help="Also write all pictures on
 
 DRAWING = (
     *("num", "seed", "steps", "guidance", "negative", "size", "solver", "shift", "grid"),
+    *("guidance_method", "guidance_start", "guidance_end", "zero_init_steps", "tolerance"),
+    *("apg_eta", "apg_norm", "apg_momentum"),
     *("skip_layers", "skip_scale", "skip_start", "skip_end", "strength", "without"),
 )
 """Options that are fields of `SamplingOptions`."""
@@ -87,6 +115,8 @@ OF_RELEASED = ("text_encoders", "tokenizers", "t5_tokens", "missing_t5", "downlo
 """Options that are fields of `ReleasedSettings`."""
 FIELDS = {"num": "num_images_per_prompt", "steps": "num_steps", "guidance": "guidance_scale"}
 """Those whose field has another name."""
+NAMES = {"solver", "guidance_method"}
+"""Those whose value is a name, written with dashes or underscores."""
 
 
 def register(app: typer.Typer) -> None:
@@ -113,10 +143,19 @@ def sample(
     num: Num = 1,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    guidance_method: Method = None,
+    guidance_start: GuidanceStart = None,
+    guidance_end: GuidanceEnd = None,
+    zero_init_steps: ZeroInit = None,
+    apg_eta: ApgEta = None,
+    apg_norm: ApgNorm = None,
+    apg_momentum: ApgMomentum = None,
+    guide: GuideFrom = None,
     seed: Seed = 0,
     negative: Negative = "",
     size: Size = None,
     solver: Solver = None,
+    tolerance: Tolerance = None,
     shift: Shift = None,
     grid: Grid = None,
     skip_layers: SkipLayers = None,
@@ -144,6 +183,7 @@ def sample(
 def _sample(asked: Mapping[str, Any]) -> list[Path]:
     """Draw, or print the plan of a dry run; every mistake is told before weights are read."""
     from rectiflow.devices import resolve_device, resolve_precision
+    from rectiflow.sampling.guides import find_guide, load_guide
     from rectiflow.sampling.load import load
     from rectiflow.sampling.options import with_changes
     from rectiflow.sampling.sources import resolve_source
@@ -159,17 +199,21 @@ def _sample(asked: Mapping[str, Any]) -> list[Path]:
     chosen = {name: asked[name] for name in ("run", "bundle", "model", "download")}
     source = resolve_source(**chosen)
     released = _released(source, asked, changes)
+    guide = None if asked["guide"] is None else find_guide(asked["guide"])
     inner = source.folder / "samples" if source.kind == "run" else Path("samples")
     folder = asked["out"] or inner
     if asked["dry_run"]:
         begun = {name: asked[name] for name in ("image", "mask") if asked["image"]}
         plan = {"model": source.folder, **place, "prompts": texts, "out": folder}
+        plan |= {"guide": guide} if guide else {}
         facts = {"options": changes}
         if released:
             facts = {**released.facts(), "options": asdict(with_changes(released.options, changes))}
         say_json({**plan, **begun, **facts})
         return []
     pipeline = released.load(**place) if released else load(source.folder, **place)
+    if guide is not None:
+        pipeline.guide = load_guide(guide, pipeline)
     return _draw(pipeline, texts, {**changes, **begin}, folder, asked["sheet"])
 
 
@@ -198,6 +242,8 @@ def _changes(asked: Mapping[str, Any]) -> dict[str, Any]:
     for name, read in (("size", parse_size), ("skip_layers", parse_layers), ("without", tuple)):
         if name in given:
             given[name] = read(given[name])
+    for name in NAMES & given.keys():
+        given[name] = given[name].replace("-", "_")
     changes = {FIELDS.get(name, name): value for name, value in given.items()}
     SamplingOptions(**changes)
     return changes

@@ -5,7 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rectiflow.flow.paths import Path, Sample
-from rectiflow.flow.solvers import AfterStep
+from rectiflow.flow.steps import AfterStep
 
 
 def keep_known(path: Path, data: Sample, noise: Sample, redrawn: Bool[Tensor, "..."]) -> AfterStep:

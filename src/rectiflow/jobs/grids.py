@@ -1,5 +1,6 @@
 """Pictures that show how a model trains: the same prompts and noises, or pictures, every time."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +15,8 @@ from rectiflow.encoders.text import TextEncoders, TruncationWarning
 from rectiflow.flow.formulations import formulation
 from rectiflow.nn.kernels import no_autocast
 from rectiflow.preparation.prepared import Prepared
+from rectiflow.sampling.drawing import options_of
 from rectiflow.sampling.images import contact_sheet, save_png, to_bytes
-from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.training.recipe import FlowRecipe
 from rectiflow.training.settings import ScenesData
@@ -52,6 +53,9 @@ class PictureGrid:
         text: Prompts to text states.
         recipe: Says how to draw.
         prompts: What to draw; `sampling.num_pictures` of them.
+
+    Raises:
+        ValueError: If the recipe's `sampling` asks for what does not go together.
     """
 
     def __init__(
@@ -65,17 +69,12 @@ class PictureGrid:
         self._parts = (network, autoencoder, text)
         self._recipe = recipe
         self._prompts = list(prompts)
+        self._options = options_of(dataclasses.asdict(recipe.sampling))
 
     def __call__(self, state: TrainState) -> Mapping[str, float]:
         """Write `step-00001000.png`; logs nothing."""
         network, autoencoder, text = self._parts
         settings = self._recipe.sampling
-        options = SamplingOptions(
-            num_steps=settings.num_steps,
-            solver=settings.solver,
-            guidance_scale=settings.guidance_scale,
-            shift=settings.shift,
-        )
         pipeline = Pipeline(
             network,
             autoencoder,
@@ -91,7 +90,7 @@ class PictureGrid:
         with no_autocast(pipeline.device), state.ema.applied(), warnings.catch_warnings():
             # The captions of own pictures are as long as they are; preparation told what was cut.
             warnings.simplefilter("ignore", TruncationWarning)
-            drawn = pipeline.draw(self._prompts, keys, options)
+            drawn = pipeline.draw(self._prompts, keys, self._options)
         sheet = contact_sheet([_enlarged(picture) for picture in drawn], captions=self._prompts)
         _write(sheet, state)
         return {}

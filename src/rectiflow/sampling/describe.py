@@ -7,6 +7,7 @@ from torch import nn
 
 from rectiflow.nn.backbones import backbone_of
 from rectiflow.runs import Run
+from rectiflow.sampling.guiding import num_network_calls
 from rectiflow.sampling.load import load
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.sources import Source
@@ -16,7 +17,8 @@ def describe(source: Source) -> dict[str, Any]:
     """Facts about a model that can draw, ready for JSON.
 
     `picture_flops` are those of the network for one picture with the model's own solver, steps and
-    guidance; text and autoencoder are not counted, blocks that guidance leaves out are.
+    guidance, None if the solver is adaptive; text and autoencoder are not counted, blocks that
+    guidance leaves out are.
     """
     pipeline = load(source.folder)
     network: Any = pipeline.network
@@ -25,6 +27,7 @@ def describe(source: Source) -> dict[str, Any]:
     backbone, segments = backbone_of(shape), tuple(pipeline.text.segments)
     forward = backbone.forward_flops(shape, rows, rows, segments)
     largest = shape.max_latent_side
+    calls = num_network_calls(pipeline.options, pipeline.formulation)
     return {
         "kind": source.kind,
         "folder": str(source.folder),
@@ -38,7 +41,7 @@ def describe(source: Source) -> dict[str, Any]:
         "num_image_tokens": (rows // shape.latent_multiple) ** 2,
         "num_text_tokens": sum(segments),
         "forward_flops": forward,
-        "picture_flops": pipeline.options.network_calls * forward,
+        "picture_flops": None if calls is None else calls * forward,
         "sampling": dataclasses.asdict(pipeline.options),
         "bytes": sum(path.stat().st_size for path in source.folder.rglob("*") if path.is_file()),
     }

@@ -9,7 +9,12 @@ from rectiflow.errors import DataError
 from rectiflow.flow.formulations import Formulation, formulation
 from rectiflow.sampling.options import SamplingOptions
 
-_OPTIONS = ("num_steps", "solver", "guidance_scale", "shift")
+_OPTIONS = (
+    *("num_steps", "solver", "tolerance", "shift"),
+    *("guidance_scale", "guidance_method", "guidance_start", "guidance_end"),
+    *("zero_init_steps", "apg_eta", "apg_norm", "apg_momentum"),
+)
+"""Settings of a recipe's `sampling` that are fields of `SamplingOptions`."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,18 @@ def drawing_of(recipe: Mapping[str, Any], origin: object) -> Drawing:
         )
         if not isinstance(name, str) or unconditional not in ("zeros", "empty"):
             raise ValueError(f"formulation {name!r}, unconditional {unconditional!r}")
-        given = {option: settings[option] for option in _OPTIONS if option in settings}
-        return Drawing(formulation(name), from_dict(SamplingOptions, given), unconditional)
+        return Drawing(formulation(name), options_of(settings), unconditional)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{origin} is damaged: its recipe does not say how to draw: {error!r}"
         ) from error
+
+
+def options_of(settings: Mapping[str, Any]) -> SamplingOptions:
+    """What a recipe's `sampling` section says of drawing.
+
+    Raises:
+        ValueError: If an option is of another type, out of range, or two do not go together.
+    """
+    given = {option: settings[option] for option in _OPTIONS if option in settings}
+    return from_dict(SamplingOptions, given)

@@ -18,10 +18,12 @@ from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.released.text import ReleasedText
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.flow.formulations import Formulation
+from rectiflow.flow.steps import own_noise
 from rectiflow.sampling.editing import Original, Picture, original_picture
+from rectiflow.sampling.guiding import Guide, check_guide, check_skipping
 from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.options import SamplingOptions, with_changes
-from rectiflow.sampling.solving import Start, carry, check_skipping
+from rectiflow.sampling.solving import Start, carry
 
 OnProgress = Callable[[int, int], None]  # (pictures done, pictures in all)
 
@@ -66,6 +68,7 @@ class Pipeline:
         recipe_hash: SHA-256 of the run's `config.json`; written into every picture's metadata.
         options: Defaults of `sample`.
         facts: What else every picture's metadata tells of the model.
+        guide: A weaker model; guidance then leads away from it, not from the network without text.
 
     Raises:
         ValueError: If network and autoencoder have latents of different channels, or a setting is
@@ -86,6 +89,7 @@ class Pipeline:
         recipe_hash: str = "",
         options: SamplingOptions | None = None,
         facts: Mapping[str, object] | None = None,
+        guide: Guide | None = None,
     ) -> None:
         config: Any = network.config
         if config.latent_channels != autoencoder.latent_channels:
@@ -110,6 +114,7 @@ class Pipeline:
         self.recipe_hash = recipe_hash
         self.options = options or SamplingOptions()
         self.facts = dict(facts or {})
+        self.guide = guide
 
     def sample(
         self,
@@ -167,13 +172,15 @@ class Pipeline:
         size = options.size if original is None else original.size
         self._latent_shape(size)  # mistakes are told before anything is computed
         check_skipping(self.network, options.skip_layers)
+        check_guide(self.guide, self.network, self.formulation, options)
         begin = self._start(original, options)
         text = self._text(prompts, options)
         pictures: list[np.ndarray] = []
-        for start in range(0, len(prompts), options.batch_size):
-            chosen = slice(start, start + options.batch_size)
+        for start in range(0, len(prompts), options.num_drawn_at_once):
+            chosen = slice(start, start + options.num_drawn_at_once)
             noise = torch.stack([self.noise(*key, size) for key in keys[chosen]])
-            latent = self._carry(noise, text.batch(chosen, self.device), options, begin)
+            texts = text.batch(chosen, self.device)
+            latent = self._carry(noise, texts, options, begin, keys[chosen])
             pictures.extend(to_bytes(self.autoencoder.decode(latent)))
             if on_progress is not None:
                 on_progress(len(pictures), len(prompts))
@@ -216,9 +223,14 @@ class Pipeline:
         options: SamplingOptions,
         original: Original | None = None,
     ) -> Float[Tensor, "batch channels rows columns"]:
-        """Carry noise to latents, one prompt for each."""
+        """Carry noise to latents, one prompt for each, all at once.
+
+        What a stochastic solver draws on its way for sample i is that of (options.seed, i).
+        """
+        check_guide(self.guide, self.network, self.formulation, options)
         text = self._text(prompts, options).batch(slice(None), self.device)
-        return self._carry(noise, text, options, self._start(original, options))
+        keys = [(options.seed, i) for i in range(len(prompts))]
+        return self._carry(noise, text, options, self._start(original, options), keys)
 
     def _carry(
         self,
@@ -226,10 +238,15 @@ class Pipeline:
         text: tuple[Conditioning, Conditioning],
         options: SamplingOptions,
         start: Start | None,
+        keys: Sequence[tuple[int, int]],
     ) -> Tensor:
+        draw = own_noise([picture_generator(*key, "steps") for key in keys])
+        if self.guide is not None:
+            self.guide.network.to(self.device).eval()
+        parts = {"start": start, "guide": self.guide, "draw": draw}
         with self._autocast():
             noise = noise.to(self.device)
-            return carry(self.network, self.formulation, noise, *text, options, start)
+            return carry(self.network, self.formulation, noise, *text, options, **parts)
 
     def _start(self, original: Original | None, options: SamplingOptions) -> Start | None:
         """The latent of the picture to start from, encoded once for all pictures."""
@@ -291,17 +308,19 @@ class Pipeline:
             **self.facts,
             **options.facts(),
             "grid": options.grid or self.formulation.grid,
+            **({"guide_sha256": self.guide.sha256} if self.guide else {}),
         }
         if original is not None:
             image.info.update(original.facts(), strength=original.strength(options.strength))
         return image
 
 
-def picture_generator(seed: int, index: int) -> torch.Generator:
-    """The generator of picture `index`, on CPU.
+def picture_generator(seed: int, index: int, purpose: str = "") -> torch.Generator:
+    """The generator of picture `index`, on CPU: of its first noise, or for another purpose.
 
     torch's CPU generator uses only the low 32 bits of its seed, so (seed, index) is hashed to
     exactly these.
     """
-    digest = hashlib.blake2b(f"picture {seed} {index}".encode(), digest_size=4).digest()
+    name = f"picture {seed} {index} {purpose}".rstrip()
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))

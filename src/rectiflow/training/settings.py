@@ -147,6 +147,20 @@ class EncodersLoss:
         _at_least("denoising_weight", self.denoising_weight, 0)
 
 
+SolverName = Literal[
+    "euler",
+    "midpoint",
+    "heun",
+    "rk4",
+    "dpmpp_2m",
+    "dpmpp_2m_snr",
+    "unipc_2",
+    "unipc_3",
+    "dopri5",
+    "sde",
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingSettings:
     """How pictures are drawn from the trained model, during training and by default after it.
@@ -154,8 +168,16 @@ class SamplingSettings:
     Args:
         num_steps: Steps of the solver.
         solver: Its name.
-        guidance_scale: Classifier-free guidance; 1 is off.
+        tolerance: Of dopri5: error that it may make, relative and absolute.
         shift: Shift of the time grid; 1 is none.
+        guidance_scale: Guidance; 1 is off.
+        guidance_method: How the guided velocity is made.
+        guidance_start: Guidance acts at times t with guidance_start < t <= guidance_end.
+        guidance_end: See `guidance_start`.
+        zero_init_steps: Of cfg_zero: steps at the beginning that stand still.
+        apg_eta: Of apg: factor on what of the guidance is parallel to the predicted data.
+        apg_norm: Of apg: bound of the guidance's norm, in predicted data; 0 is none.
+        apg_momentum: Of apg: share of the guidance before, in (-1, 1); 0 is none.
         unconditional: `zeros` as trained, or `empty`, the encoding of "".
         num_pictures: Pictures of the grid drawn while training.
         seed: Seed of that grid.
@@ -164,9 +186,17 @@ class SamplingSettings:
     __pydantic_config__ = STRICT
 
     num_steps: int = 25
-    solver: Literal["euler", "midpoint", "heun", "dpmpp_2m", "dpmpp_2m_snr"] = "euler"
-    guidance_scale: float = 4.0
+    solver: SolverName = "euler"
+    tolerance: float = 1e-5
     shift: float = 1.0
+    guidance_scale: float = 4.0
+    guidance_method: Literal["cfg", "cfg_zero", "apg"] = "cfg"
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    zero_init_steps: int = 1
+    apg_eta: float = 0.0
+    apg_norm: float = 0.0
+    apg_momentum: float = 0.0
     unconditional: Literal["zeros", "empty"] = "zeros"
     num_pictures: int = 16
     seed: int = 0
@@ -174,8 +204,13 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         _at_least("num_steps", self.num_steps, 1)
         _at_least("num_pictures", self.num_pictures, 1)
-        _at_least("guidance_scale", self.guidance_scale, 0)
-        _above("shift", self.shift, 0)
+        for name in ("guidance_scale", "guidance_start", "zero_init_steps", "apg_norm"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("shift", "tolerance"):
+            _above(name, getattr(self, name), 0)
+        _above("guidance_end", self.guidance_end, self.guidance_start)
+        _within("guidance_end", self.guidance_end, 0, 1)
+        _within("apg_momentum", self.apg_momentum, -1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,72 @@
+"""Weaker models that lead another away from their own mistakes (autoguidance)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rectiflow.encoders.released.text import ReleasedText
+from rectiflow.interop.checkpoint import open_checkpoint
+from rectiflow.runs import Run
+from rectiflow.sampling.guiding import Guide
+from rectiflow.sampling.load import averaged_weights, load, read_weights, with_weights
+from rectiflow.sampling.pipeline import Pipeline
+from rectiflow.sampling.released import fingerprint, weight_files
+from rectiflow.sampling.sources import find_source
+from rectiflow.sealing import MANIFEST, sha256
+
+
+@dataclass(frozen=True)
+class GuideSource:
+    """Where a weaker model lies.
+
+    Args:
+        kind: "run", "bundle", or "weights": those of a network in safetensors.
+        path: Its folder or file.
+    """
+
+    kind: str
+    path: Path
+
+
+def find_guide(name_or_path: str) -> GuideSource:
+    """A packaged bundle by name, a run, a bundle, a run's checkpoint, or a safetensors file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path = Path(name_or_path)
+    checkpoint = path / "ema.safetensors"  # of one step of a run
+    if checkpoint.is_file():
+        return GuideSource("weights", checkpoint)
+    if path.is_file() or (path / "model_index.json").is_file():
+        return GuideSource("weights", path)
+    source = find_source(name_or_path)
+    return GuideSource(source.kind, source.folder)
+
+
+def load_guide(source: GuideSource, pipeline: Pipeline) -> Guide:
+    """Read a weaker model for the network of a pipeline.
+
+    Weights in safetensors are those of a network of the same shape and formulation, such as an
+    earlier checkpoint; beside a released model, a file or folder of a released model.
+
+    Raises:
+        DataError: If a file is damaged, or the weights do not fit.
+    """
+    if source.kind != "weights":
+        weaker = load(source.path, precision=pipeline.precision)
+        return Guide(weaker.network, weaker.formulation, _identity(source))
+    network: Any = pipeline.network
+    if isinstance(pipeline.text, ReleasedText):
+        opened = open_checkpoint(source.path)
+        weaker = opened.load_network(next(network.parameters()).dtype)
+        return Guide(weaker, pipeline.formulation, fingerprint(weight_files(opened)))
+    weaker = with_weights(network.config, read_weights(source.path), source.path)
+    return Guide(weaker, pipeline.formulation, sha256(source.path))
+
+
+def _identity(source: GuideSource) -> str:
+    """SHA-256 of a run's newest averaged weights, or of a bundle's manifest, which lists all."""
+    if source.kind == "run":
+        return sha256(averaged_weights(Run(source.path)))
+    return sha256(source.path / MANIFEST)
