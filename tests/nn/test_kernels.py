@@ -67,3 +67,17 @@ def test_runs_cover_every_sample_once():
         rows = [i for run in kernels.runs_of_samples(x) for i in range(10)[run]]
         kernels.CHUNK = kernels_chunk
         assert rows == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("num", "num_outputs"), [(3, 16), (3, 7), (1, 24), (kernels.MAX_FEW + 1, 8)]
+)
+def test_the_linear_layer_of_a_few_vectors_is_torchs(num, num_outputs):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((num, 5), (num_outputs, 5), (num_outputs,))
+    leaves = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in shapes
+    ]
+    torch.testing.assert_close(kernels.linear_of_few(*leaves), torch.nn.functional.linear(*leaves))
+    assert torch.autograd.gradcheck(kernels.linear_of_few, leaves)

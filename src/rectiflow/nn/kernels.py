@@ -112,3 +112,39 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         (slope,) = ctx.saved_tensors
         return grad * slope
+
+
+def linear_of_few(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The linear layer of a few vectors, whose time is that of reading the weight.
+
+    On CPU torch's own reads it at a third of the memory's speed in the forward pass, and at half in
+    the backward pass; with the weight on the left, and in runs of rows, both are at full speed.
+
+    Args:
+        x: Shape (batch, width).
+        weight: Shape (outputs, width).
+        bias: Shape (outputs,).
+    """
+    if len(x) > MAX_FEW or not is_on_plain_cpu(x):
+        return nn.functional.linear(x, weight, bias)
+    return _LinearOfFew.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
+
+
+MAX_FEW = 8
+_RUNS = 8  # of the weight's rows in the backward pass
+
+
+class _LinearOfFew(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return torch.addmm(bias[:, None], weight, x.t()).t().contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        num = math.gcd(len(weight), _RUNS)
+        runs = grad.unflatten(1, (num, -1)).transpose(0, 1)  # (num, batch, rows of a run)
+        x_grad = torch.bmm(runs, weight.unflatten(0, (num, -1))).sum(0)
+        return x_grad, grad.t() @ x, grad.sum(0)
