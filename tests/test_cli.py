@@ -29,6 +29,8 @@ VERBS = [
     ("bundle",),
     ("convert",),
     ("study", "architectures"),
+    ("study", "formulations"),
+    ("study", "measure"),
 ]
 
 
@@ -72,7 +74,8 @@ def test_every_verb_has_help_with_one_example_that_parses(verb, capsys):
 
 def test_long_work_can_be_tried_dry():
     verbs = ("quickstart", "train", "sample", "evaluate", "bench", "bundle", "convert")
-    for verb in (*((verb,) for verb in verbs), ("study", "architectures")):
+    studies = [("study", name) for name in ("architectures", "formulations")]
+    for verb in (*((verb,) for verb in verbs), *studies):
         options = [name for option in command_of(verb).params for name in option.opts]
         assert "--dry-run" in options, verb
         assert "--json" in options, verb
@@ -129,6 +132,9 @@ def test_the_version_is_printed(capsys):
         (["model", "info", "no-such"], "no bundle or run 'no-such'"),
         (["bundle", "--run", "no/run", "--out", "x"], "no/run"),
         (["study", "architectures", "--match", "time"], "no study at matched 'time'"),
+        (["study", "formulations", "--only", "rf/cosmpa"], "did you mean rf/cosmap"),
+        (["study", "formulations", "--dry-run"], "--minutes-per-run or --steps-per-run"),
+        (["study", "measure", "no/run"], "no/run is not a run folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -3,7 +3,8 @@
 import json
 
 from rectiflow.runs import Run, write_json
-from rectiflow.scaling.results import CELL, SCORES
+from rectiflow.scaling.evaluating import SCORES
+from rectiflow.scaling.runner import CELL
 from rectiflow.scaling.study import Study, Variant
 
 NUM_STEPS, BATCH = 20, 4

@@ -6,9 +6,10 @@ import pytest
 import rectiflow
 from rectiflow.errors import DataError
 from rectiflow.scaling.architectures import architecture_study
+from rectiflow.scaling.evaluating import figure_of, kept_of
 from rectiflow.scaling.page import section, with_section, write_page
-from rectiflow.scaling.results import CELL, read_result, read_results
-from rectiflow.scaling.runner import MAX_KEPT_BYTES, Places
+from rectiflow.scaling.results import read_result, read_results
+from rectiflow.scaling.runner import CELL, MAX_KEPT_BYTES
 from rectiflow.scaling.tables import by_variant, difference_table, reading, score_table
 from tests.scaling.made_up import made_up_study, write_run, write_study
 
@@ -73,23 +74,22 @@ def test_words_say_no_more_than_the_intervals(results):
 
 
 def test_a_page_is_written_again_without_a_change_and_what_people_wrote_stays(tmp_path):
-    places = Places(runs=tmp_path / "runs", out=tmp_path)
-    write_study(places.part(STUDY))
+    write_study(kept_of(STUDY, tmp_path))
     page = tmp_path / "colours.md"
     page.write_text(
         "# Mine\n\nBefore.\n\n<!-- flops: generated -->\nOUTDATED\n<!-- flops: end -->\nAfter.\n"
     )
-    assert write_page(STUDY, places) == page
-    text, figure = page.read_text(), places.figure(STUDY).read_text()
+    assert write_page(STUDY, tmp_path) == page
+    text, figure = page.read_text(), figure_of(STUDY, tmp_path).read_text()
     assert text.startswith("# Mine\n\nBefore.\n")
     assert text.endswith("\nAfter.\n")
     assert "OUTDATED" not in text
     assert "**Partial: 7 of 9 runs are there.** Missing: blue-1, blue-2." in text
     assert "](colours/flops.svg)" in text
     assert "0.4968" in text
-    write_page(STUDY, places)
+    write_page(STUDY, tmp_path)
     assert page.read_text() == text
-    assert places.figure(STUDY).read_text() == figure
+    assert figure_of(STUDY, tmp_path).read_text() == figure
     for label in ("Red", "Green", "Blue", "pictures seen", "CLIP score"):
         assert f">{label}<" in figure
 
@@ -135,10 +135,9 @@ def test_the_published_page_is_what_the_published_runs_give():
     assert "flops" in parts
     for part in parts:
         study = architecture_study(part)
-        places = Places(runs=PUBLISHED, out=PUBLISHED)
-        found = read_results(places.part(study), study)
-        figure = places.figure(study)
+        found = read_results(kept_of(study, PUBLISHED), study)
+        figure = figure_of(study, PUBLISHED)
         assert with_section(text, part, section(study, found, f"architectures/{part}.svg")) == text
         assert figure.is_file() == bool(found)
-        for folder in places.part(study).glob("*/"):
+        for folder in kept_of(study, PUBLISHED).glob("*/"):
             assert sum(file.stat().st_size for file in folder.iterdir()) <= MAX_KEPT_BYTES

@@ -53,14 +53,36 @@ def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline
 
 
 def _load_run(run: Run, device: torch.device, precision: str) -> Pipeline:
-    recipe = run.config()
-    if recipe.get("kind") != "flow":
-        raise ValueError(f"{run.folder} trains {recipe.get('kind')}; only a flow run can draw")
+    _refuse_no_flow(run)
     file = averaged_weights(run)
+    return pipeline_with(run, read_weights(file), file, device, precision)
+
+
+def _refuse_no_flow(run: Run) -> None:
+    if (kind := run.config().get("kind")) != "flow":
+        raise ValueError(f"{run.folder} trains {kind}; only a flow run can draw")
+
+
+def pipeline_with(
+    run: Run,
+    weights: Mapping[str, Tensor],
+    origin: Path,
+    device: torch.device,
+    precision: str,
+) -> Pipeline:
+    """A flow run's pipeline with these weights of its network; `origin` names them in an error.
+
+    Raises:
+        FileNotFoundError: If the folder is not a run.
+        DataError: If its recipe is damaged, or the weights do not fit it.
+        ValueError: If the run is not of a flow recipe.
+    """
+    _refuse_no_flow(run)
+    recipe = run.config()
     try:
         encoders = load_encoders(recipe["encoders"])
         shape = network_config(recipe["model"], recipe["data"]["size_px"], *encoders)
-        network = with_weights(shape, read_weights(file), file)
+        network = with_weights(shape, weights, origin)
         return _pipeline(network, encoders, run.config_path, device, precision)
     except (KeyError, TypeError) as error:
         raise DataError(f"{run.config_path} is damaged: {error!r} while it was read") from error

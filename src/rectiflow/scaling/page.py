@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rectiflow.runs import write_bytes
+from rectiflow.scaling.evaluating import figure_of, kept_of, page_of
 from rectiflow.scaling.figure import study_figure
 from rectiflow.scaling.markdown import with_section
 from rectiflow.scaling.results import Result, read_results
-from rectiflow.scaling.runner import Places
 from rectiflow.scaling.study import Study
 from rectiflow.scaling.tables import (
     by_variant,
@@ -18,14 +18,18 @@ from rectiflow.scaling.tables import (
 )
 
 
-def write_page(study: Study, places: Places) -> Path:
+def write_page(study: Study, out: Path) -> Path:
     """Write the study's section and figure anew from its finished runs; the rest of the page stays.
+
+    Args:
+        study: What is compared.
+        out: Folder of pages and of what is kept of finished runs.
 
     Raises:
         DataError: If a run or the page is damaged.
     """
-    page, figure = places.page(study), places.figure(study)
-    results = read_results(places.part(study), study)
+    page, figure = page_of(study, out), figure_of(study, out)
+    results = read_results(kept_of(study, out), study)
     if results:
         write_bytes(figure, study_figure(by_variant(results), study).encode())
     text = page.read_text(encoding="utf-8") if page.is_file() else f"# {study.name.capitalize()}\n"

@@ -8,12 +8,9 @@ from typing import Any, Final
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, read_json
 from rectiflow.scaling.costs import Cost
+from rectiflow.scaling.evaluating import SCORES, evaluation
+from rectiflow.scaling.runner import CELL, is_finished
 from rectiflow.scaling.study import Study
-
-SCORES: Final = "scores.json"
-CELL: Final = "cell.json"
-FILES: Final = ("config.json", "metrics.jsonl", "result.json", SCORES, CELL)
-"""What is kept of a finished run: everything but pictures and weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +60,6 @@ class Result:
     made_on: str
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a folder holds all that is kept of a finished run."""
-    has_all = all((folder / name).is_file() for name in FILES)
-    return has_all and "export" in (Run(folder).result() or {})
-
-
 def read_results(folder: Path, study: Study) -> list[Result]:
     """All finished runs in a folder, in the order of the study's variants, then of seeds.
 
@@ -77,8 +68,9 @@ def read_results(folder: Path, study: Study) -> list[Result]:
     Raises:
         DataError: If a file is damaged, or a run is of no variant of the study.
     """
-    order = list(study.labels)
-    found = [read_result(each) for each in folder.glob("*/") if is_finished(each)]
+    order, procedure = list(study.labels), evaluation(study)
+    finished = [each for each in folder.glob("*/") if is_finished(Run(each), procedure)]
+    found = [read_result(each) for each in finished]
     for result in found:
         if result.variant not in order:
             raise DataError(f"{folder} holds a run of {result.variant!r}, no variant of the study")

@@ -1,140 +1,173 @@
-"""Do the runs of a study: one fresh process to train and one to score each, finished ones kept."""
+"""Do the runs of a study: each trained and measured by fresh processes, finished ones kept."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from rectiflow.machine import num_cores
-from rectiflow.processes import Finished, run_rectiflow
 from rectiflow.runs import Run, write_bytes, write_json
 from rectiflow.scaling.costs import cost_of
-from rectiflow.scaling.results import CELL, FILES, SCORES, is_finished, read_result
-from rectiflow.scaling.study import Cell, Study
+from rectiflow.scaling.scheduling import Crew, Program
+from rectiflow.scaling.study import Cell
 from rectiflow.training.recipe import load_recipe
 from rectiflow.training.resume import check_claim
 
 Progress = Callable[[str, int, int | None, Mapping[str, Any]], None]
-Program = Callable[..., Finished]
+Measure = Callable[[Cell, Run, Program], None]
 
+CELL: Final = "cell.json"
 # Of small networks on x86 servers with bf16; only the times of a dry run use them.
 CORE_FLOPS_PER_SECOND: Final = 6e10
-SECONDS_BESIDE_TRAINING: Final = 30.0  # starts, validation, pictures, scores
 
 MAX_KEPT_BYTES: Final = 100_000
 """Of one run's files that are kept; a recipe that logs too often is told so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Procedure:
+    """How the runs of a study are done.
+
+    Args:
+        measure: Measures a trained run by command lines of the program.
+        measures: Name of the file that this writes into the run's folder.
+        seconds: About how long measuring takes; for the times of a dry run.
+        training_seconds: The same of training, None if only its FLOPs tell.
+        facts: Entries of every run's cell.json.
+        may_diverge: Whether a run that ends in no finite numbers is a result to be measured, not
+            a failure.
+    """
+
+    measure: Measure
+    measures: str
+    seconds: float
+    training_seconds: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    may_diverge: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where a study lies.
+    """Where the runs of a study lie.
 
     Args:
         runs: Folder of the runs with their weights, and of the encoded store they share.
-        out: Folder of pages and of what is kept of finished runs.
+        kept: Folder of what is kept of finished runs.
+        prefix: Of the names of the folders in `runs`, which may hold several studies.
     """
 
     runs: Path
-    out: Path
+    kept: Path
+    prefix: str = ""
 
-    def run(self, study: Study, cell: Cell) -> Path:
-        """Folder of a run with its weights."""
-        return self.runs / study.name / f"{study.part}-{cell.name}"
+    def run(self, cell: Cell) -> Run:
+        """A run with its weights."""
+        return Run(self.runs / f"{self.prefix}{cell.name}")
 
-    def kept(self, study: Study, cell: Cell) -> Path:
-        """Folder of what is kept of a finished run."""
-        return self.part(study) / cell.name
+    def kept_run(self, cell: Cell) -> Run:
+        """What is kept of a finished run."""
+        return Run(self.kept / cell.name)
 
-    def part(self, study: Study) -> Path:
-        """Folder of all finished runs of a study."""
-        return self.out / study.name / study.part
-
-    def figure(self, study: Study) -> Path:
-        """The figure of a study."""
-        return self.out / study.name / f"{study.part}.svg"
-
-    def page(self, study: Study) -> Path:
-        """The page that a study has a section in."""
-        return self.out / f"{study.name}.md"
+    def lock(self, cell: Cell) -> Path:
+        """A file held by the processes of a run."""
+        return self.runs / f".{self.prefix}{cell.name}.lock"
 
 
-def plan_study(study: Study, cells: Sequence[Cell], places: Places) -> dict[str, Any]:
-    """What `run_study` would do, what it costs, and about how long it takes here.
+def plan_cells(
+    cells: Sequence[Cell], places: Places, procedure: Procedure, num_slots: int
+) -> dict[str, Any]:
+    """What `run_cells` would do, what it costs, and about how long it takes here.
 
     Raises:
         ValueError: If a folder holds a run of other settings.
     """
-    rows = [_planned(study, cell, places) for cell in cells]
-    known = {row["variant"]: row["seconds"] for row in rows if row["state"] == "finished"}
+    rows = [_planned(cell, places, procedure) for cell in cells]
+    known = {row["variant"]: row["seconds"] for row in rows if row["seconds"]}
     for row in rows:
         row["about_seconds"] = 0.0
         if row["state"] != "finished":
-            training = known.get(row["variant"]) or row["training_flops"] / (
-                CORE_FLOPS_PER_SECOND * num_cores()
-            )
-            row["about_seconds"] = round(training + SECONDS_BESIDE_TRAINING, 1)
+            guess = num_slots * row["training_flops"] / (CORE_FLOPS_PER_SECOND * num_cores())
+            training = known.get(row["variant"]) or procedure.training_seconds or guess
+            row["about_seconds"] = round(training + procedure.seconds, 1)
         row.pop("seconds")
-    return {
-        "study": study.name,
-        "match": study.part,
-        "page": str(places.page(study)),
-        "about_minutes": round(sum(row["about_seconds"] for row in rows) / 60, 1),
-        "cells": rows,
-    }
+    total = sum(row["about_seconds"] for row in rows)
+    return {"about_minutes": round(total / num_slots / 60, 1), "cells": rows}
 
 
-def run_study(
-    study: Study,
+def run_cells(
     cells: Sequence[Cell],
     places: Places,
+    procedure: Procedure,
+    crew: Crew,
     progress: Progress,
-    *,
     on_finished: Callable[[], object] = lambda: None,
-    program: Program = run_rectiflow,
 ) -> None:
-    """Train and score what is not finished yet; the same call goes on where it stopped.
+    """Train and measure what is not finished yet; the same call goes on where it stopped.
 
     Args:
-        study: Whose cells they are.
         cells: The runs to do, in this order.
         places: Where they lie.
+        procedure: How they are done.
+        crew: Runs the processes, side by side.
         progress: Told how many of the runs are done.
         on_finished: Called after every run that was not finished before.
-        program: Runs one command line of the program to its end.
 
     Raises:
         ValueError: If a folder holds a run of other settings; before anything is run.
-        RuntimeError: If a process fails.
+        RuntimeError: If processes failed; the other runs are done nevertheless.
     """
     for cell in cells:
-        _check(study, cell, places)
-    for done, cell in enumerate(cells):
+        _check(cell, places)
+    todo = [cell for cell in cells if not is_finished(places.kept_run(cell), procedure)]
+    done = len(cells) - len(todo)
+    progress("runs", done, len(cells), {})
+
+    def work(cell: Cell, program: Program) -> None:
+        _run_cell(cell, places.run(cell), procedure, program)
+
+    def finish(cell: Cell) -> None:
+        nonlocal done
+        _keep(places.run(cell), places.kept_run(cell), procedure)
+        on_finished()
+        done += 1
         progress("runs", done, len(cells), {})
-        if not is_finished(places.kept(study, cell)):
-            _run_cell(study, cell, places, program)
-            _keep(places.run(study, cell), places.kept(study, cell))
-            on_finished()
-    progress("runs", len(cells), len(cells), {})
+
+    crew.work_off(todo, work, places.lock, finish)
 
 
-def _run_cell(study: Study, cell: Cell, places: Places, program: Program) -> None:
-    run = Run(places.run(study, cell))
-    if "export" not in (run.result() or {}):
+def files_of(procedure: Procedure) -> tuple[str, ...]:
+    """What is kept of a finished run: everything but pictures and weights; the last file last."""
+    return ("config.json", "metrics.jsonl", "result.json", procedure.measures, CELL)
+
+
+def is_finished(run: Run, procedure: Procedure) -> bool:
+    """Whether a folder holds all that is kept of a finished run."""
+    needed = files_of(procedure)
+    if procedure.may_diverge and run.diverged():
+        needed = tuple(name for name in needed if name != run.result_path.name)
+    has_all = all((run.folder / name).is_file() for name in needed)
+    return has_all and _is_trained(run, procedure)
+
+
+def _is_trained(run: Run, procedure: Procedure) -> bool:
+    has_diverged = procedure.may_diverge and run.diverged() is not None
+    return has_diverged or "export" in (run.result() or {})
+
+
+def _run_cell(cell: Cell, run: Run, procedure: Procedure, program: Program) -> None:
+    if not _is_trained(run, procedure):
         settings = [word for each in cell.settings for word in ("--set", each)]
-        program("train", cell.recipe, "--run", str(run.folder), *settings)
-    if not (run.folder / SCORES).is_file():
-        fewer = ("--prompts-per-task", str(study.prompts_per_task))
-        seed = ("--seed", str(cell.seed))
-        scored = program("evaluate", "--run", str(run.folder), *fewer, *seed, "--json")
-        scores = json.loads(scored.output)
-        scores.get("evaluated", {}).pop("model", None)  # a place on this machine
-        write_json(run.folder / SCORES, scores)
+        try:
+            program("train", cell.recipe, "--run", str(run.folder), *settings)
+        except RuntimeError:
+            if not _is_trained(run, procedure):  # it ended for another reason than divergence
+                raise
+    if not (run.folder / procedure.measures).is_file():
+        procedure.measure(cell, run, program)
     cost = cost_of(cell.recipe, cell.settings)
     facts = {
-        "study": study.name,
-        "match": study.part,
+        **procedure.facts,
         "variant": cell.variant,
         "seed": cell.seed,
         "parameters": cost.parameters,
@@ -144,41 +177,46 @@ def _run_cell(study: Study, cell: Cell, places: Places, program: Program) -> Non
     write_json(run.folder / CELL, facts)
 
 
-def _keep(run: Path, kept: Path) -> None:
-    """Copy a finished run without weights and pictures; it appears whole, its last file last."""
-    size = sum((run / name).stat().st_size for name in FILES)
+def _keep(run: Run, kept: Run, procedure: Procedure) -> None:
+    """Copy a finished run without weights and pictures; its last file tells that it is whole."""
+    names = [*files_of(procedure)[:-1], run.diverged_path.name, CELL]
+    files = [run.folder / name for name in names if (run.folder / name).is_file()]
+    size = sum(file.stat().st_size for file in files)
     if size > MAX_KEPT_BYTES:
         raise ValueError(
-            f"what is kept of a run must be <= {MAX_KEPT_BYTES} bytes, {run} has {size}; "
+            f"what is kept of a run must be <= {MAX_KEPT_BYTES} bytes, {run.folder} has {size}; "
             "raise training.log_every_steps in the recipe"
         )
-    if kept.exists():
-        shutil.rmtree(kept)  # copied in part before
-    for name in FILES:
-        write_bytes(kept / name, (run / name).read_bytes())
+    if kept.folder.exists():
+        shutil.rmtree(kept.folder)  # copied in part before
+    for file in files:
+        write_bytes(kept.folder / file.name, file.read_bytes())
 
 
-def _check(study: Study, cell: Cell, places: Places) -> None:
+def _check(cell: Cell, places: Places) -> None:
     recipe = load_recipe(cell.recipe, cell.settings)
-    for folder in (places.kept(study, cell), places.run(study, cell)):
-        check_claim(Run(folder), recipe)
+    for run in (places.kept_run(cell), places.run(cell)):
+        check_claim(run, recipe)
 
 
-def _planned(study: Study, cell: Cell, places: Places) -> dict[str, Any]:
-    _check(study, cell, places)
+def _planned(cell: Cell, places: Places, procedure: Procedure) -> dict[str, Any]:
+    _check(cell, places)
     cost = cost_of(cell.recipe, cell.settings)
-    kept, run = places.kept(study, cell), places.run(study, cell)
-    state = "begun" if run.exists() else "to do"
-    if is_finished(kept):
+    kept, state = places.kept_run(cell), "to do"
+    if is_finished(kept, procedure):
         state = "finished"
+    elif places.run(cell).folder.exists():
+        state = "begun"
+    result = kept.result() if state == "finished" else None
     return {
         "cell": cell.name,
         "variant": cell.variant,
+        "seed": cell.seed,
         "state": state,
         "num_steps": cost.num_steps,
         "images_seen": cost.images_seen,
         "parameters": cost.parameters,
         "forward_flops": cost.forward_flops,
         "training_flops": cost.training_flops,
-        "seconds": read_result(kept).seconds if state == "finished" else 0.0,
+        "seconds": float((result or {}).get("elapsed_seconds", 0.0)),
     }

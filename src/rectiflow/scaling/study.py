@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from rectiflow.config import nearest
 
+_PLAIN = str.maketrans({"/": "-", "(": "_", ",": "_", ")": None})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
@@ -39,8 +41,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
-        return f"{self.variant}-{self.seed}"
+        """Name of its folder: rf/mode(1.29) with seed 0 lies in rf-mode_1.29-0."""
+        return f"{self.variant.translate(_PLAIN)}-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
