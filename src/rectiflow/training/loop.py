@@ -285,7 +285,7 @@ class _Loop:
             "device": str(self.stepper.device),
             "precision": self.stepper.precision,
             "torch": torch.__version__,
-            "machine": f"{processor()}, {num_cores()} cores, {platform.system()}",
+            "machine": f"{processor()}, cores: {num_cores()}, {platform.system()}",
             **facts,
         }
 
