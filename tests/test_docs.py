@@ -15,7 +15,11 @@ LINKED = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 def names_in(file):
     tree = ast.parse((PROJECT / file).read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    named = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    plain = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
+    annotated = [[node.target] for node in tree.body if isinstance(node, ast.AnnAssign)]
+    targets = [target for each in plain + annotated for target in each]
+    return named | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def test_the_map_names_code_and_tests_that_exist():

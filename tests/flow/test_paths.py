@@ -79,6 +79,19 @@ def test_exact_flow_of_gaussian_data(path, generator):
     torch.testing.assert_close(sample, std * start / spread(times[0]), rtol=3e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_velocity_and_noise_are_the_papers_by_the_log_snr(path, generator):
+    """u = (a'/a) z - (b/2) lambda' eps (Eq. 10), eps = -2 / (lambda' b) (v - (a'/a) z) (Eq. 11)."""
+    data, noise = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    t = torch.tensor([0.1, 0.3, 0.6, 0.9], dtype=torch.float64)
+    c, slope = path.coefficients_like(t, data), path.d_log_snr(t).view(-1, 1)
+    x = path.interpolate(data, noise, t)
+    velocity = c.d_alpha / c.alpha * x - c.sigma / 2 * slope * noise
+    torch.testing.assert_close(velocity, path.velocity(data, noise, t))
+    papers = -2 / (slope * c.sigma) * (velocity - c.d_alpha / c.alpha * x)
+    torch.testing.assert_close(papers, path.noise_from_velocity(velocity, x, t))
+
+
 def test_rectified_flow_is_noise_minus_data_and_its_log_snr_twice_the_odds(generator):
     data, noise = torch.randn(2, 5, 3, generator=generator)
     t = torch.rand(5, generator=generator)

@@ -50,6 +50,12 @@ def _measure_model(settings: BenchSettings) -> Mapping[str, Figure]:
     return measure_model(settings)
 
 
+def _measure_flow(settings: BenchSettings) -> Mapping[str, Figure]:
+    from rectiflow.bench.flow import measure_flow
+
+    return measure_flow(settings)
+
+
 def _needs_memory(settings: BenchSettings) -> None:
     from rectiflow.bench.model import require_memory
 
@@ -112,6 +118,13 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         _needs_encoders,
         NAME_ENCODERS,
         ("assignments",),
+    ),
+    "flow": Benchmark(
+        "the flow's mathematics beside its network, Frechet distance",
+        _measure_flow,
+        _needs_encoders,
+        NAME_ENCODERS,
+        ("assignments", "num_repeats"),
     ),
     "sample": Benchmark(
         "one prompt, cold process",

@@ -231,7 +231,7 @@ def _knots(
     angle = torch.atan(torch.expm1(-log_power).sqrt())  # tan = sigma / alpha
     angle = torch.cat([angle.new_zeros(1), angle])
     (slopes,) = torch.gradient(angle)
-    return angle.to(device, dtype), slopes.to(device, dtype)
+    return angle.to(dtype).to(device), slopes.to(dtype).to(device)
 
 
 @dataclass(frozen=True)

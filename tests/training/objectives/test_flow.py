@@ -51,3 +51,17 @@ def test_terms_of_a_sample_do_not_depend_on_its_batch():
         terms = o.loss(TinySource().batch(alone.positions, alone), alone)
         assert torch.equal(terms.t, whole.t[part])
         torch.testing.assert_close(terms.loss, whole.loss[part])
+
+
+def test_edms_network_sees_scaled_points_and_the_log_of_the_noise():
+    """sigma_data = 0.5: the network is given x / sqrt(sigma^2 + 0.25) and ln(sigma) / 4."""
+    o, d = objective(name="edm(-1.20,1.20)"), draws(9)
+    batch = TinySource().batch(d.positions, d)
+    terms = o.loss(batch, d)
+    x_in, t_in, _ = o.model.seen[0]
+    noise, sigma = d.normal("noise", (2, 4, 4)), 80 * terms.t.view(-1, 1, 1, 1)
+    scale = (sigma**2 + 0.25).sqrt()
+    torch.testing.assert_close(x_in, (batch["latent"] + sigma * noise) / scale)
+    torch.testing.assert_close(t_in, (80 * terms.t).log() / 4)
+    target = (sigma * batch["latent"] - 0.25 * noise) / (0.5 * scale)  # of F; the model says 0
+    torch.testing.assert_close(terms.loss, target.square().mean(dim=(1, 2, 3)))
