@@ -9,7 +9,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from rectiflow.flow.multistep import polynomial_weights
-from rectiflow.flow.paths import RectifiedFlow
+from rectiflow.flow.paths import Cosine, DdpmLinear, RectifiedFlow, VarianceExploding
 from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.times import time_grid
 
@@ -90,6 +90,30 @@ def test_order_of_convergence_on_the_flow_of_gaussian_data(name):
 
     order = 3 if name == "midpoint" else ORDER[name]  # it gains one on this equation
     assert observed_order(inside, 128) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("path", [Cosine(), DdpmLinear(), VarianceExploding()], ids=str)
+@pytest.mark.parametrize("name", ["euler", "midpoint", "heun", "rk4", "unipc_2"])
+def test_order_of_convergence_on_every_path(name, path):
+    """Where the log SNR falls evenly, so that no step is much longer than another."""
+
+    def velocity(x, t):
+        c = path.coefficients(t.view(-1, 1))
+        square = (c.alpha * STD) ** 2 + c.sigma**2
+        rate = (c.alpha * c.d_alpha * STD**2 + c.sigma * c.d_sigma) / square
+        return c.d_alpha * MEAN + rate * (x - c.alpha * MEAN)
+
+    def flow(z, t):
+        c = path.coefficients(t)
+        return c.alpha * MEAN + ((c.alpha * STD) ** 2 + c.sigma**2).sqrt() * z
+
+    def error(num_steps):
+        times, z = path.time_at(even(-3, 3, num_steps)), doubles(-1.3, 0.2, 2.1).view(-1, 1)
+        end = integrate(velocity, flow(z, times[0]), times, SOLVERS[name], path=path)
+        return (end - flow(z, times[-1])).abs().max().item()
+
+    order = 3 if name == "midpoint" else ORDER[name]  # it gains one on this equation
+    assert observed_order(error, 32) == pytest.approx(order, abs=0.25)
 
 
 @pytest.mark.parametrize("name", DPMPP)

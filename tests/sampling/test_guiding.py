@@ -1,5 +1,6 @@
 """Solvers and guidance as options of a picture: what they change, cost and refuse."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -224,6 +225,14 @@ def test_a_guide_is_read_from_a_run_a_bundle_a_checkpoint_or_a_file(tmp_path):
     strong, weak = (next(iter(tiny.network(seed=seed).parameters())) for seed in (9, 8))
     for parameter, expected in zip(firsts, (strong, strong, weak, weak), strict=True):
         assert parameter.equal(expected)
+    original = model.autoencoder
+    model.autoencoder = copy.deepcopy(original)
+    with torch.no_grad():
+        next(iter(model.autoencoder.parameters())).add_(0.1)
+    for place in places[:2]:
+        with pytest.raises(ValueError, match="must have the same encoders, and those of"):
+            load_guide(find_guide(str(place)), model)
+    model.autoencoder = original
     model.guide = guides[2]
     drawn = model.sample("a star", guidance_scale=3.0)[0]
     assert drawn.info["guide_sha256"] == guides[2].sha256 == guides[3].sha256

@@ -205,7 +205,7 @@ def _sample(asked: Mapping[str, Any]) -> list[Path]:
     if asked["dry_run"]:
         begun = {name: asked[name] for name in ("image", "mask") if asked["image"]}
         plan = {"model": source.folder, **place, "prompts": texts, "out": folder}
-        plan |= {"guide": guide} if guide else {}
+        plan |= {"guide": guide.path} if guide else {}
         facts = {"options": changes}
         if released:
             facts = {**released.facts(), "options": asdict(with_changes(released.options, changes))}

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rectiflow.encoders.released.text import ReleasedText
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.runs import Run
@@ -52,9 +54,11 @@ def load_guide(source: GuideSource, pipeline: Pipeline) -> Guide:
 
     Raises:
         DataError: If a file is damaged, or the weights do not fit.
+        ValueError: If a run or a bundle was trained with other encoders.
     """
     if source.kind != "weights":
         weaker = load(source.path, precision=pipeline.precision)
+        _refuse_other_encoders(weaker, pipeline, source.path)
         return Guide(weaker.network, weaker.formulation, _identity(source))
     network: Any = pipeline.network
     if isinstance(pipeline.text, ReleasedText):
@@ -63,6 +67,19 @@ def load_guide(source: GuideSource, pipeline: Pipeline) -> Guide:
         return Guide(weaker, pipeline.formulation, fingerprint(weight_files(opened)))
     weaker = with_weights(network.config, read_weights(source.path), source.path)
     return Guide(weaker, pipeline.formulation, sha256(source.path))
+
+
+def _refuse_other_encoders(weaker: Pipeline, pipeline: Pipeline, path: Path) -> None:
+    """Latents and text must mean the same to both; a bundle's may be rounded to half precision."""
+    parts = [(model.autoencoder, *model.text.models) for model in (weaker, pipeline)]
+    for theirs, ours in zip(*parts, strict=True):
+        found, wanted = theirs.state_dict(), ours.state_dict()
+        if found.keys() != wanted.keys() or not all(
+            value.shape == wanted[name].shape
+            and torch.allclose(value.float(), wanted[name].float().cpu(), rtol=0.01, atol=0.01)
+            for name, value in found.items()
+        ):
+            raise ValueError(f"a guide must have the same encoders, and those of {path} differ")
 
 
 def _identity(source: GuideSource) -> str:

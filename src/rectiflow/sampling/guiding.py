@@ -201,6 +201,13 @@ def check_guide(
     """
     if guide is None:
         return
+    if options.guidance_scale == 1:
+        raise ValueError("a guide would have no effect: guidance_scale 1 is off")
+    if options.negative:
+        raise ValueError(
+            f"negative {options.negative!r} would have no effect beside a guide, whose text is "
+            "the prompt"
+        )
     if guide.formulation.path != formulation.path:
         raise ValueError(
             f"a guide must be of the same path, got {formulation.name} guided by "
@@ -213,13 +220,6 @@ def check_guide(
             raise ValueError(
                 f"a guide must have the same {name}, got {theirs} for a network of {ours}"
             )
-    if options.guidance_scale == 1:
-        raise ValueError("a guide would have no effect: guidance_scale 1 is off")
-    if options.negative:
-        raise ValueError(
-            f"negative {options.negative!r} would have no effect beside a guide, whose text is "
-            "the prompt"
-        )
 
 
 def _check_standing_still(formulation: Formulation) -> None:
