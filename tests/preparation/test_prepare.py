@@ -224,6 +224,14 @@ def test_a_disk_that_will_be_full_is_noticed_after_the_first_shard(tmp_path, mon
     assert len(source.loaded) == 32
 
 
+def test_any_number_of_processes_may_open_a_store_that_is_whole(tmp_path):
+    made = prepare_store(FakeRecords(5), fake_encoders(), tmp_path / "store", BATCHING)
+    with (tmp_path / "store.partial.lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        opened = prepare_store(FakeRecords(5), fake_encoders(), tmp_path / "store", BATCHING)
+    assert len(opened) == len(made) == 5
+
+
 def test_two_processes_never_make_the_same_store(tmp_path):
     with (tmp_path / "store.partial.lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

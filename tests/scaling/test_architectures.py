@@ -120,7 +120,7 @@ def test_the_verb_writes_the_page_from_what_is_there(tmp_path, capsys):
     arguments = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs"), "--report", "--json"]
     assert main(["study", "architectures", *arguments]) == 0
     page = tmp_path / "architectures.md"
-    assert json.loads(capsys.readouterr().out) == {"page": str(page), "finished": 0, "runs": 18}
+    assert json.loads(capsys.readouterr().out) == {"place": str(page), "finished": 0, "runs": 18}
     assert "**Partial: 0 of 18 runs are there.**" in page.read_text()
 
 

@@ -76,6 +76,8 @@ def prepare_store(
     """
     folder, batching = Path(folder), batching or Batching()
     blank = _blank_manifest(source, encoders)
+    if (folder / MANIFEST).is_file():  # whole, so any number of processes may read it at once
+        return _reopen(folder, blank)
     with sole_writer(folder):
         if is_ready_to_publish(folder) and not folder.exists():
             publish(folder)
