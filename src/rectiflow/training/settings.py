@@ -83,7 +83,8 @@ class FlowSettings:
     """The objective of a flow.
 
     Args:
-        formulation: Name as in Table 1 of the SD3 paper.
+        formulation: Name as in Table 1 of the SD3 paper; all are in
+            `rectiflow.flow.formulations.STUDY`.
         text_dropout: Probability with which each text encoder is zeroed, independently. 0.464 drops
             all three in 0.464^3 = 10 % of samples (arXiv:2403.03206, Appendix B.3; Section 5.3.3
             says 46.3 %).
