@@ -71,7 +71,7 @@ def test_as_many_are_in_work_as_there_are_slots_each_with_its_own_environment(tm
 
 
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError])
-def test_a_failure_is_told_when_the_others_are_done(tmp_path, kind):
+def test_a_failure_is_told_at_once_and_raised_when_the_others_are_done(tmp_path, kind, caplog):
     def work(task, program):
         if task in "ac":
             raise kind(f"{task} failed")
@@ -80,6 +80,10 @@ def test_a_failure_is_told_when_the_others_are_done(tmp_path, kind):
     with pytest.raises(kind, match=r"a failed\n\(1 more failed\)"):
         work_off(Crew([Slot({})]), list("abcd"), work, tmp_path, done.append)
     assert done == ["b", "d"]
+    assert [record.message for record in caplog.records] == [
+        "failed, the others go on: a failed",
+        "failed, the others go on: c failed",
+    ]
 
 
 STUDY = """

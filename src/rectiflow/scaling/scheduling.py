@@ -1,5 +1,6 @@
 """Independent pieces of work side by side over the devices at hand, each by fresh processes."""
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TypeVar
 from rectiflow.machine import num_cores
 from rectiflow.processes import Finished, Group, rectiflow_command, run
 
+_log = logging.getLogger(__name__)
 Task = TypeVar("Task")
 Program = Callable[..., Finished]
 """Runs one command line of the program, given word by word, as `rectiflow.processes.run` does."""
@@ -81,8 +83,8 @@ class Crew:
     ) -> None:
         """Work on the tasks in their order, as many at a time as there are slots.
 
-        One that fails does not stop the others. An interruption of this thread ends all processes
-        with SIGTERM, waits for them, and goes on.
+        One that fails is told of at once and does not stop the others. An interruption of this
+        thread ends all processes with SIGTERM, waits for them, and goes on.
 
         Args:
             tasks: What to do.
@@ -126,6 +128,7 @@ class Crew:
             if error is None:
                 on_done(futures[future])
             else:
+                _log.warning("failed, the others go on: %s", error)
                 failures.append(error)
         if failures:
             first, others = failures[0], len(failures) - 1
