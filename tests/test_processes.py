@@ -1,4 +1,6 @@
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rectiflow
-from rectiflow.processes import run, run_rectiflow
+from rectiflow.processes import Group, run, run_rectiflow
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,19 @@ def test_an_interruption_reaches_the_process_as_one_sigterm_which_it_may_take_it
         python(PATIENT)
     session = int((tmp_path / "saved").read_text())
     assert session != os.getsid(0)  # where the terminal's Ctrl-C does not reach
+
+
+def test_processes_that_have_just_ended_do_not_keep_the_others_from_being_ended():
+    """They may be waited for already and still be counted in."""
+    group, idle = Group(), [sys.executable, "-c", "import time; time.sleep(60)"]
+    processes = [subprocess.Popen(idle, text=True) for _ in range(3)]
+    ended = [processes[0], processes[2]]
+    for process in ended:
+        process.kill()
+        process.wait()
+    with group.holding(processes[0]), group.holding(processes[1]), group.holding(processes[2]):
+        group.end()
+    assert processes[1].wait(timeout=30) == -signal.SIGTERM
 
 
 def test_settings_of_the_environment_are_added_to_ours(monkeypatch):

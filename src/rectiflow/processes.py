@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -44,7 +44,8 @@ class Group:
         with self._lock:
             self.is_ending = True
             for pid in self._pids:
-                os.kill(pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has just ended, the others have not
+                    os.kill(pid, signal.SIGTERM)
 
     @contextmanager
     def holding(self, process: subprocess.Popen[str]) -> Iterator[None]:

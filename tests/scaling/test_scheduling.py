@@ -30,12 +30,18 @@ def test_without_gpus_there_is_room_for_one_process_a_core_with_one_thread(monke
 
 
 def test_with_gpus_there_is_room_for_one_process_a_gpu_which_sees_no_other(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices(monkeypatch, gpus=8, cores=16)
     visible = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots_of()]
     assert visible == list("01234567")
     assert {slot.environment["OMP_NUM_THREADS"] for slot in slots_of()} == {"2"}
     shared = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots_of(2, 5)]
     assert shared == list("01010")
+    # Of a machine that others use too, as a queue of jobs gives it away.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-1f,6")
+    devices(monkeypatch, gpus=3, cores=16)
+    given = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots_of()]
+    assert given == ["4", "GPU-1f", "6"]
     hidden = slots_of(0)
     assert len(hidden) == 16
     assert {slot.environment["CUDA_VISIBLE_DEVICES"] for slot in hidden} == {""}
@@ -84,6 +90,20 @@ def test_a_failure_is_told_at_once_and_raised_when_the_others_are_done(tmp_path,
         "failed, the others go on: a failed",
         "failed, the others go on: c failed",
     ]
+
+
+def test_what_fails_after_a_task_does_not_end_the_others_either(tmp_path):
+    """A page that cannot be written is no reason to stop hours of training."""
+    done = []
+
+    def on_done(task):
+        done.append(task)
+        if task == "a":
+            raise OSError("no room for the page")
+
+    with pytest.raises(RuntimeError, match="no room for the page"):
+        work_off(Crew([Slot({})]), list("abc"), lambda *_: None, tmp_path, on_done)
+    assert done == list("abc")
 
 
 STUDY = """

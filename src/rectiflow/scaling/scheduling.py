@@ -1,6 +1,7 @@
 """Independent pieces of work side by side over the devices at hand, each by fresh processes."""
 
 import logging
+import os
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +59,8 @@ def slots_of(num_gpus: int | None = None, num_jobs: int | None = None) -> list[S
         raise ValueError(f"jobs must be >= 1, got {num_jobs}")
     num_jobs = num_jobs or num_gpus or num_cores()
     threads = {"OMP_NUM_THREADS": str(max(1, num_cores() // num_jobs))}
-    gpus = [str(i % num_gpus) if num_gpus else "" for i in range(num_jobs)]
+    names = _visible_gpus(present)
+    gpus = [names[i % num_gpus] if num_gpus else "" for i in range(num_jobs)]
     hidden = [{"CUDA_VISIBLE_DEVICES": gpu} if present else {} for gpu in gpus]
     return [Slot({**threads, **each}) for each in hidden]
 
@@ -91,7 +93,8 @@ class Crew:
             work: Does one, by command lines of the program, in a thread of its own.
             locks: A file for each task; held by its processes, so that what a killed study left
                 running is waited for and not done twice.
-            on_done: Called in this thread after each one.
+            on_done: Called in this thread after each one that did not fail; if this fails, the
+                task has.
 
         Raises:
             ValueError: If tasks failed, the first of them by a mistake of the caller.
@@ -126,8 +129,11 @@ class Crew:
         for future in as_completed(futures):
             error = future.exception()
             if error is None:
-                on_done(futures[future])
-            else:
+                try:
+                    on_done(futures[future])
+                except (OSError, RuntimeError, ValueError) as failure:
+                    error = failure
+            if error is not None:
                 _log.warning("failed, the others go on: %s", error)
                 failures.append(error)
         if failures:
@@ -170,3 +176,9 @@ def _num_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _visible_gpus(num: int) -> list[str]:
+    """What each GPU is called where CUDA_VISIBLE_DEVICES names some of the machine's."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(num)] if given is None else given.split(",")[:num]
