@@ -6,6 +6,7 @@ import pytest
 
 from rectiflow import config
 from rectiflow.errors import DataError
+from rectiflow.evaluation.frechet import FewPicturesWarning
 from rectiflow.flow.formulations import STUDY, TABLE_1
 from rectiflow.processes import Finished
 from rectiflow.runs import Run, read_json
@@ -26,6 +27,7 @@ from rectiflow.scaling.formulations import (
 from rectiflow.scaling.measures import Plan, read_plan
 from rectiflow.scaling.scheduling import Crew, Slot
 from rectiflow.training.recipe import load_recipe
+from tests.scaling.made_up_formulations import made_up_run, write_run
 
 HALF_MINUTE = Request(minutes_per_run=0.5)
 PACED = Budget(
@@ -132,8 +134,36 @@ def test_minutes_become_steps_once_by_the_pace_of_the_reference(tmp_path, proces
 
 
 def test_steps_may_be_given(settled):
-    budget = settled(Request(recipe="scenes-tiny", num_steps=7, num_pictures=32))
-    assert (budget.recipe, budget.num_steps, budget.num_pictures) == ("scenes-tiny", 7, 32)
+    budget = settled(Request(recipe="scenes-tiny", num_steps=7, num_pictures=100))
+    assert (budget.recipe, budget.num_steps, budget.num_pictures) == ("scenes-tiny", 7, 100)
+
+
+def test_too_few_pictures_for_the_features_are_told_before_anything_runs(settled, processes):
+    told = "96 features needs more than 96 pictures on each side, got 32 and 5000"
+    with pytest.warns(FewPicturesWarning, match=told):
+        settled(Request(num_steps=7, num_pictures=32))
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (Request(num_steps=7, num_pictures=905), "pictures must be 2 to 904, one a prompt"),
+        (Request(num_steps=7, recipe="BLIND"), "hold no vision tower to score with"),
+        (Request(num_steps=7, recipe="autoencoder-tiny"), "objective"),
+    ],
+)
+def test_what_could_not_be_measured_is_not_trained(
+    tmp_path, monkeypatch, settled, processes, request_, said
+):
+    if request_.recipe == "BLIND":
+        monkeypatch.setattr("rectiflow.evaluation.features.FOLDER", "no_such_tower")
+        request_ = dataclasses.replace(request_, recipe="scenes-study")
+    with pytest.raises(ValueError, match=said):
+        settled(request_)
+    assert processes.calls == []
+    with pytest.raises(ValueError, match=said):
+        plan(TABLE_1, 1, request_, tmp_path / "runs", tmp_path / "out", 1)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -194,6 +224,16 @@ def test_a_run_is_measured_by_the_program_with_the_pictures_of_the_budget(tmp_pa
     said = []
     procedure(PACED).measure(cell, run, lambda *words: said.append(words))
     assert said == [("study", "measure", str(run.folder), "--pictures", "64")]
+
+
+def test_measures_of_another_number_of_pictures_are_not_taken_for_those_of_this_study(tmp_path):
+    """Two studies of the same steps share their runs, whose weights are the same."""
+    run = made_up_run("rf", 0)
+    folder = Run(write_run(tmp_path, run))
+    found = {num: procedure(dataclasses.replace(PACED, num_pictures=num)) for num in (64, 128)}
+    assert {each.num_pictures for each in run.settings} == {128}
+    assert found[128].is_current(folder)
+    assert not found[64].is_current(folder)
 
 
 def test_a_dry_run_tells_the_time_before_and_after_the_pace_is_known(tmp_path, settled):

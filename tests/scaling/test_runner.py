@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -152,6 +153,17 @@ def test_a_run_that_logs_too_much_is_not_kept(places, processes, monkeypatch):
     with pytest.raises(ValueError, match=r"<= 100 bytes.*log_every_steps"):
         run(places, processes, CELLS[:1])
     assert not places.kept_run(CELLS[0]).folder.exists()
+
+
+def test_measures_that_another_study_asked_for_are_made_anew_and_nothing_is_trained(
+    places, processes
+):
+    run(places, processes, CELLS[:1])
+    (places.kept_run(CELLS[0]).folder / SCORES).unlink()
+    processes.calls.clear()
+    other = dataclasses.replace(PROCEDURE, is_current=lambda run: False)
+    run(places, processes, CELLS[:1], other)
+    assert processes.calls == [("evaluate", "flops-red-0")]
 
 
 def test_divergence_is_a_result_where_it_may_be_one_and_is_not_tried_again(places, processes):

@@ -15,10 +15,19 @@ from rectiflow.errors import DataError
 from rectiflow.flow.formulations import STUDY, TABLE_1
 from rectiflow.runs import Run, read_json, write_json
 from rectiflow.scaling.costs import cost_of
-from rectiflow.scaling.measures import MEASURES, PLAN, Plan, read_plan, write_plan
+from rectiflow.scaling.measures import (
+    MEASURES,
+    PLAN,
+    Plan,
+    read_measures,
+    read_plan,
+    write_plan,
+)
+from rectiflow.scaling.measuring import check_measurable
 from rectiflow.scaling.runner import CORE_FLOPS_PER_SECOND, Places, Procedure, plan_cells
 from rectiflow.scaling.scheduling import Crew, Program
 from rectiflow.scaling.study import Cell
+from rectiflow.training.recipe import load_recipe
 from rectiflow.training.schedule import steps_in
 from rectiflow.training.settings import PACE_STEPS
 
@@ -140,10 +149,15 @@ def procedure(budget: Budget) -> Procedure:
     def measure(cell: Cell, run: Run, program: Program) -> None:
         program("study", "measure", str(run.folder), "--pictures", str(budget.num_pictures))
 
+    def is_current(run: Run) -> bool:
+        settings = read_measures(run.folder).settings
+        return all(each.num_pictures == budget.num_pictures for each in settings)
+
     pace = budget.step_seconds
     return Procedure(
         measure=measure,
         measures=MEASURES,
+        is_current=is_current,
         training_seconds=None if pace is None else pace * budget.num_steps,
         seconds=MEASURING_SECONDS * budget.num_pictures / NUM_PICTURES,
         facts={"study": NAME},
@@ -187,17 +201,24 @@ def settle(runs: Path, out: Path, request: Request, crew: Crew) -> Budget:
     that all runs share.
 
     Raises:
-        ValueError: If the folder holds another budget, or neither steps nor minutes are given.
+        ValueError: If the folder holds another budget, neither steps nor minutes are given, or
+            runs of the recipe could not be measured.
         RuntimeError: If the short run fails.
     """
     budget = settled(out, request)
     if budget is None:
-        _budget(request, None if request.minutes_per_run is None else 1.0)  # refuses early
+        _check(_budget(request, None if request.minutes_per_run is None else 1.0))
         recipe = request.recipe or DEFAULT_RECIPE
         pace = _pace(runs / NAME / f"pace-{Path(recipe).stem}", recipe, crew)
         budget = _budget(request, pace)
         write_json(out / BUDGET, to_dict(budget))
     return budget
+
+
+def _check(budget: Budget) -> None:
+    """Refuse before anything runs what could not be trained or measured."""
+    recipe = load_recipe(budget.recipe, _settings(REFERENCE, budget.num_steps))
+    check_measurable(to_dict(recipe)["encoders"], budget.num_pictures)
 
 
 def _budget(request: Request, step_seconds: float | None) -> Budget:
@@ -268,4 +289,6 @@ def _expected(request: Request) -> Budget:
     if request.minutes_per_run is not None:
         one = cost_of(request.recipe or DEFAULT_RECIPE, ("training.num_steps=1",))
         seconds = one.training_flops / CORE_FLOPS_PER_SECOND
-    return _budget(request, seconds)
+    budget = _budget(request, seconds)
+    _check(budget)
+    return budget

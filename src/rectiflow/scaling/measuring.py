@@ -19,6 +19,8 @@ from rectiflow.config import from_dict
 from rectiflow.devices import keep_freed_memory, resolve_device
 from rectiflow.evaluation.features import Clip, own_clip
 from rectiflow.evaluation.frechet import Features as ImageFeatures
+from rectiflow.evaluation.frechet import warn_if_few
+from rectiflow.evaluation.geneval import Metadata
 from rectiflow.evaluation.measures import measure_pictures
 from rectiflow.evaluation.prompt_check import picture_seed
 from rectiflow.evaluation.reference import Reference, TrueScenes, reference_of
@@ -30,7 +32,7 @@ from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.load import pipeline_with
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import Pipeline
-from rectiflow.sampling.sources import find_source
+from rectiflow.sampling.sources import Source, encoder_folders, find_source
 from rectiflow.scaling.measures import (
     SETTINGS,
     Features,
@@ -143,6 +145,23 @@ def measure_run(
     return measures
 
 
+def check_measurable(encoders: Mapping[str, Any], num_pictures: int) -> None:
+    """Refuse, before anything is trained, what `measure_run` could not measure afterwards.
+
+    Warns with the numbers where the pictures are too few for the width of the features.
+
+    Args:
+        encoders: Of the recipe.
+        num_pictures: In every setting.
+
+    Raises:
+        ValueError: If the encoders hold no CLIP, or there are not so many prompts.
+    """
+    _chosen(load_prompts(), num_pictures)
+    clip = _clip(Source("bundle", encoder_folders(encoders).text), "cpu")
+    warn_if_few(num_pictures, NUM_REFERENCE, clip.width)
+
+
 def _divergence(run: Run) -> str | None:
     if note := run.diverged():
         return f"step {note['step']}: {note['why'].partition(';')[0]}"
@@ -190,17 +209,27 @@ def _drawn(
 
 def _questions(run: Run, num_pictures: int, device: str) -> Questions:
     every = load_prompts()
-    if not 2 <= num_pictures <= len(every):
-        raise ValueError(f"pictures must be 2 to {len(every)}, one a prompt, got {num_pictures}")
-    prompts = [every[k * len(every) // num_pictures] for k in range(num_pictures)]
-    clip = own_clip(find_source(run.folder), device)
-    if clip is None:
-        raise ValueError(f"the encoders of {run.folder} came without a vision tower to score with")
+    prompts = _chosen(every, num_pictures)
+    clip = _clip(find_source(run.folder), device)
     size_px = run.config()["data"]["size_px"]
     true = TrueScenes(every, NUM_REFERENCE, size_px)
     reference = reference_of(clip, true, run.folder.resolve().parent / "stores")
     texts = clip.text_features([prompt["prompt"] for prompt in prompts])
     return Questions(prompts, clip, texts, reference)
+
+
+def _chosen(every: Sequence[Metadata], num_pictures: int) -> list[Metadata]:
+    """Prompts, evenly spaced."""
+    if not 2 <= num_pictures <= len(every):
+        raise ValueError(f"pictures must be 2 to {len(every)}, one a prompt, got {num_pictures}")
+    return [every[k * len(every) // num_pictures] for k in range(num_pictures)]
+
+
+def _clip(source: Source, device: str) -> Clip:
+    found = own_clip(source, device)
+    if found is None:
+        raise ValueError(f"the encoders of {source.folder} hold no vision tower to score with")
+    return found
 
 
 def _once(

@@ -34,6 +34,8 @@ class Procedure:
         measures: Name of the file that this writes into the run's folder.
         seconds: About how long measuring takes; for the times of a dry run.
         training_seconds: The same of training, None if only its FLOPs tell.
+        is_current: Whether the measures in a run's folder are those that this study asks for;
+            another study with the same runs may have asked for others.
         facts: Entries of every run's cell.json.
         may_diverge: Whether a run that ends in no finite numbers is a result to be measured, not
             a failure.
@@ -43,6 +45,7 @@ class Procedure:
     measures: str
     seconds: float
     training_seconds: float | None = None
+    is_current: Callable[[Run], bool] = lambda run: True
     facts: Mapping[str, Any] = field(default_factory=dict)
     may_diverge: bool = False
 
@@ -163,7 +166,7 @@ def _run_cell(cell: Cell, run: Run, procedure: Procedure, program: Program) -> N
         except RuntimeError:
             if not _is_trained(run, procedure):  # it ended for another reason than divergence
                 raise
-    if not (run.folder / procedure.measures).is_file():
+    if not (run.folder / procedure.measures).is_file() or not procedure.is_current(run):
         procedure.measure(cell, run, program)
     cost = cost_of(cell.recipe, cell.settings)
     facts = {
