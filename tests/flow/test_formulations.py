@@ -9,8 +9,9 @@ import torch
 
 from rectiflow.flow.densities import CosMap, LogitNormal, LogNormal, Mode, Uniform
 from rectiflow.flow.formulations import STUDY, TABLE_1, Formulation, formulation
-from rectiflow.flow.solvers import integrate
+from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.steps import euler
+from rectiflow.flow.times import uniform_times
 from tests.flow.gaussian import Ideal
 
 NAMES = {
@@ -244,6 +245,24 @@ def test_within_a_path_every_minimiser_is_the_same_velocity_field(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
+def test_matching_conditional_velocities_or_their_mean_differs_by_a_constant(name):
+    """App. B.1: L_CFM - L_FM is the same for every network. All signs have noise's moments."""
+    form = formulation(name)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4)
+    data, noise = signs[:, :2] @ torch.linalg.cholesky(COVARIANCE).T, signs[:, 2:]
+    for time in times_of(form)[1::3]:
+        t = time.expand(16)
+        x, single = form.path.interpolate(data, noise, t), form.path.velocity(data, noise, t)
+        mean = form.field(Ideal(form, COVARIANCE))(x, t)
+        gaps = [
+            (network * x - single).square().mean() - (network * x - mean).square().mean()
+            for network in (-1.0, 0.5, 2.0)
+        ]
+        assert gaps[0] > 0.1
+        torch.testing.assert_close(gaps[1:], gaps[:1] * 2)
+
+
+@pytest.mark.parametrize("name", PAIRS)
 def test_across_paths_fields_agree_at_equal_log_snr(name):
     """z = x / alpha over s = sigma / alpha has one slope, dz/ds, on all paths: that of rf."""
     form, rf = formulation(name), formulation("rf")
@@ -271,6 +290,13 @@ def test_one_step_of_eulers_reaches_known_data(name):
     start = form.path.interpolate(data, noise, times[:1])
     end = integrate(field, start, times, path=form.path)
     torch.testing.assert_close(end, data, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4"])
+def test_a_grid_from_where_nothing_is_left_of_the_data_is_refused(solver):
+    form, x = formulation("eps/cos"), torch.ones(1, 1)
+    with pytest.raises(ValueError, match=r"times must be <= max_time 0\.98, got 1"):
+        integrate(form.field(torch.mul), x, uniform_times(4), SOLVERS[solver], path=form.path)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from rectiflow.flow.guidance import (
     guided,
     without_strength,
     without_text,
-    zero_init,
 )
 from rectiflow.flow.paths import Cosine, RectifiedFlow, VarianceExploding
 from rectiflow.flow.solvers import SOLVERS, integrate
@@ -225,20 +224,6 @@ def test_outside_its_interval_guidance_is_exactly_off_and_costs_nothing(network,
     mixed = velocity(0.2, 0.5)  # the end belongs to it
     torch.testing.assert_close(mixed[1], always[1])
     torch.testing.assert_close(mixed[[0, 2]], network(*point, cond)[[0, 2]])
-
-
-def test_standing_still_costs_nothing_and_ends_with_its_window():
-    calls = []
-
-    def velocity(x, t):
-        calls.append(t[0].item())
-        return torch.ones_like(x)
-
-    times = time_grid(5)
-    field = zero_init(velocity, window_of_steps(times, range(2)))
-    end = integrate(field, torch.zeros(2, 3), times)
-    torch.testing.assert_close(end, torch.full((2, 3), -0.6))  # three steps of 0.2 are left
-    assert calls == times[2:5].float().tolist()
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])

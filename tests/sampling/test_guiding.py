@@ -10,15 +10,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from rectiflow.conditioning import Conditioning
 from rectiflow.flow.formulations import formulation
 from rectiflow.flow.predictions import EdmPrediction
-from rectiflow.flow.solvers import SOLVERS
+from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.sampling.bundle import assemble
 from rectiflow.sampling.drawing import options_of
 from rectiflow.sampling.guides import find_guide, load_guide
-from rectiflow.sampling.guiding import Guide, num_network_calls
+from rectiflow.sampling.guiding import Guide, guided_velocity, num_network_calls
 from rectiflow.sampling.load import load
 from rectiflow.sampling.options import GUIDANCE_METHODS, SamplingOptions
+from rectiflow.sampling.solving import Start, carry
 from rectiflow.training.settings import SamplingSettings
 from tests.sampling import tiny
 from tests.sampling.tiny import pipeline
@@ -314,6 +316,42 @@ def test_standing_still_is_refused_where_noise_shrinks_along_the_path():
     with pytest.raises(ValueError, match="edm/rf begins at sigma 80: give zero_init_steps 0"):
         model.sample("a star", **chosen)
     assert model.sample("a star", **chosen, zero_init_steps=0)
+
+
+@pytest.mark.parametrize("name", ["rf", "eps/cos"])
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "dopri5"])
+def test_the_first_steps_of_cfg_zero_stand_still_whatever_the_solver(solver, name):
+    """As if drawing began at the third time: no step before it moves, asks or is remembered."""
+    form, noise = formulation(name), torch.ones(1, 4, 4, 4)
+    texts = [Conditioning(torch.zeros(1, 1, 1), torch.full((1, 1), v), (1,)) for v in (0.2, 0.1)]
+    options = SamplingOptions(
+        num_steps=6, solver=solver, guidance_method="cfg_zero", zero_init_steps=2
+    )
+    found = carry(Counter(), form, noise, *texts, options, draw=torch.ones_like)
+    times, moving = form.times(6), replace(options, zero_init_steps=0)
+    velocity = guided_velocity(Counter(), form, tuple(texts), times[2:], moving)
+    expected = integrate(
+        velocity, noise, times[2:], SOLVERS[solver], path=form.path, draw=torch.ones_like
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_is_known_of_a_picture_does_not_stand_still_with_the_rest():
+    form, noise, seen = formulation("rf"), torch.randn(1, 4, 2, 2), []
+
+    class Watched(Counter):
+        def forward(self, x, t, cond):
+            seen.append((x[:1], t[0].item()))
+            return super().forward(x, t, cond)
+
+    text = Conditioning(torch.zeros(1, 1, 1), torch.ones(1, 1), (1,))
+    options = SamplingOptions(num_steps=4, guidance_method="cfg_zero", zero_init_steps=1)
+    redrawn = torch.tensor([[True, False], [True, False]]).view(1, 1, 2, 2)
+    carry(Watched(), form, noise, text, text, options, Start(0 * noise + 3, redrawn, 1.0))
+    x, t = seen[0]
+    assert t == 0.75
+    torch.testing.assert_close(x[..., 0], noise[..., 0])
+    torch.testing.assert_close(x[..., 1], 0.25 * 3 + 0.75 * noise[..., 1])
 
 
 def test_dopri5_without_its_library_is_refused_before_anything_is_read(monkeypatch):

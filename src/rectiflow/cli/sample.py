@@ -62,7 +62,8 @@ GuideFrom = Annotated[
 ]
 Shift = Annotated[float | None, typer.Option(help="Move the time grid towards noise; 1 is off.")]
 Grid = Annotated[
-    str | None, typer.Option(help="uniform, or sd3: shifted twice, as released models expect.")
+    str | None,
+    typer.Option(help="uniform; sd3: shifted twice, as released models expect; karras: EDM's."),
 ]
 SkipLayers = Annotated[
     str | None,

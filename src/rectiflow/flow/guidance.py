@@ -68,7 +68,8 @@ class OptimizedScale:
     """The rule of CFG-Zero* (arXiv:2503.18886, Sec. 4.1): first the worse velocity is rescaled.
 
     Its factor, <conditional, worse> / |worse|^2 of each sample, brings it as near to the
-    conditional one as it can come. The paper's other half is `zero_init`.
+    conditional one as it can come. The paper's other half, that the first steps stand still, is a
+    matter of the times and not of a rule.
     """
 
     scale: float
@@ -194,25 +195,6 @@ def guided(
         return torch.where(is_inside, steered + away, steered)
 
     return velocity
-
-
-def zero_init(velocity: Velocity, window: Window) -> Velocity:
-    """No velocity, and no call, at the first steps (CFG-Zero*, arXiv:2503.18886, Sec. 4.2).
-
-    What a network says of nearly pure noise may lead further astray than standing still.
-
-    Args:
-        velocity: Field to follow elsewhere.
-        window: Times at which there is none.
-    """
-
-    def still(x: Tensor, t: Tensor) -> Tensor:
-        is_inside = _inside(window, x, t)
-        if is_inside.all():
-            return torch.zeros_like(x)
-        return torch.where(is_inside, 0, velocity(x, t))
-
-    return still
 
 
 def _inside(window: Window | None, x: Tensor, t: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from rectiflow.flow.guidance import (
     guided,
     without_strength,
     without_text,
-    zero_init,
 )
 from rectiflow.flow.paths import Path
 from rectiflow.flow.solvers import SOLVERS
@@ -50,12 +49,10 @@ class Windows(NamedTuple):
     Attributes:
         guidance: Where the velocity is guided.
         skip: Where blocks are left out on top.
-        still: Where there is no velocity.
     """
 
     guidance: Window | None
     skip: Window | None
-    still: Window | None
 
 
 def guided_velocity(
@@ -72,14 +69,15 @@ def guided_velocity(
         network: Called as network(x, t, conditioning).
         formulation: What its output means.
         texts: What to draw and what to lead away from, one of each for each picture.
-        times: The steps that are run, of a whole grid or the end of one.
+        times: The steps that are run, of a whole grid or the end of one, and with them those that
+            stand still.
         options: Of sampling.
         guide: Leads away from its velocity instead of that without text.
 
     Raises:
         ValueError: If a method cannot act, or cannot serve this network or path.
     """
-    windows = windows_of(options, times)
+    windows = windows_of(options, formulation, times)
     field, cond = formulation.field(network), texts[0]
     guidance = skip = None
     if options.guidance_scale != 1:
@@ -93,11 +91,30 @@ def guided_velocity(
         check_skipping(network, options.skip_layers)
         fewer = formulation.field(partial(network, skip_blocks=options.skip_layers))
         skip = SkipLayers(fewer, options.skip_scale, windows.skip)
-    velocity = guided(field, cond, guidance, skip)
-    if windows.still is None:
-        return velocity
+    return guided(field, cond, guidance, skip)
+
+
+def moving_times(
+    options: SamplingOptions, formulation: Formulation, times: Float[Tensor, " times"]
+) -> Float[Tensor, " rest"]:
+    """Times without the first steps, which stand still (CFG-Zero*, arXiv:2503.18886, Sec. 4.2).
+
+    What a network says of nearly pure noise may lead further astray than standing still. No solver
+    sees these steps: none asks at their ends, remembers them, or draws noise in them.
+
+    Raises:
+        ValueError: If no step is left, or noise shrinks along the path.
+    """
+    num_still, num_steps = options.num_still_steps, len(times) - 1
+    if not num_still:
+        return times
+    if num_still >= num_steps:
+        raise ValueError(
+            f"zero_init_steps must be < the steps that are run, {num_steps}, "
+            f"got {options.zero_init_steps}"
+        )
     _check_standing_still(formulation)
-    return zero_init(velocity, windows.still)
+    return times[num_still:]
 
 
 def rule_of(options: SamplingOptions, path: Path) -> Rule:
@@ -120,26 +137,28 @@ def num_network_calls(options: SamplingOptions, formulation: Formulation) -> int
     if not stages:
         return None
     times = formulation.times(options.num_steps, options.shift, options.grid)
-    windows = windows_of(options, times)
-    asked = stage_times(formulation.path, times, stages).flatten().float()
-    moving = asked if windows.still is None else asked[~windows.still.holds(asked)]
-    num_guided = len(moving) if options.guidance_scale != 1 else 0
+    windows = windows_of(options, formulation, times)
+    moving = moving_times(options, formulation, times)
+    asked = stage_times(formulation.path, moving, stages).flatten().float()
+    num_guided = len(asked) if options.guidance_scale != 1 else 0
     if num_guided and windows.guidance:
-        num_guided = int(windows.guidance.holds(moving).sum())
-    num_skipped = int(windows.skip.holds(moving).sum()) if windows.skip else 0
-    return len(moving) + num_guided + num_skipped
+        num_guided = int(windows.guidance.holds(asked).sum())
+    num_skipped = int(windows.skip.holds(asked).sum()) if windows.skip else 0
+    return len(asked) + num_guided + num_skipped
 
 
-def windows_of(options: SamplingOptions, times: Float[Tensor, " times"]) -> Windows:
+def windows_of(
+    options: SamplingOptions, formulation: Formulation, times: Float[Tensor, " times"]
+) -> Windows:
     """When what acts, of the steps that are run.
 
     Steps are counted from 0 also when drawing starts from a picture, as the reference counts them.
 
     Raises:
-        ValueError: If something that is asked for would act at no step, or stand still at all.
+        ValueError: If something that is asked for would act at no step, or cannot stand still.
     """
     num_steps = len(times) - 1
-    skip = still = None
+    skip = None
     if options.skip_layers:
         asked = steps_between(options.num_steps, options.skip_start, options.skip_end)
         if not (steps := asked[: max(num_steps - asked.start, 0)]):
@@ -148,14 +167,7 @@ def windows_of(options: SamplingOptions, times: Float[Tensor, " times"]) -> Wind
                 f"{asked.start} on, and the strength leaves {num_steps} to run"
             )
         skip = window_of_steps(times, steps)
-    if options.num_still_steps:
-        if options.num_still_steps >= num_steps:
-            raise ValueError(
-                f"zero_init_steps must be < the steps that are run, {num_steps}, "
-                f"got {options.zero_init_steps}"
-            )
-        still = window_of_steps(times, range(options.num_still_steps))
-    return Windows(_guidance_window(options, times), skip, still)
+    return Windows(_guidance_window(options, moving_times(options, formulation, times)), skip)
 
 
 def _guidance_window(options: SamplingOptions, times: Tensor) -> Window | None:

@@ -12,7 +12,7 @@ from rectiflow.flow.inpainting import keep_known
 from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.steps import Draw
 from rectiflow.flow.times import remaining_times
-from rectiflow.sampling.guiding import Guide, guided_velocity
+from rectiflow.sampling.guiding import Guide, guided_velocity, moving_times
 from rectiflow.sampling.options import SamplingOptions
 
 
@@ -67,6 +67,7 @@ def carry(
     if start is not None:
         times = remaining_times(times, start.strength)
     velocity = guided_velocity(network, formulation, (cond, uncond), times, options, guide)
+    first, times = times[:1], moving_times(options, formulation, times)
     solver, path = SOLVERS[options.solver], formulation.path
     run = partial(
         integrate, velocity, solver=solver, path=path, draw=draw, tolerance=options.tolerance
@@ -74,9 +75,10 @@ def carry(
     if start is None:
         return run(path.beginning(noise), times)
     data = start.latent.to(noise).expand_as(noise)
-    first = times[:1].to(noise).expand(len(noise))
+    first, then = (t.to(noise).expand(len(noise)) for t in (first, times[:1]))
     keep = start.redrawn is not None and keep_known(
         path, data, noise, start.redrawn.to(noise.device)
     )
     x = path.interpolate(data, noise, first)
+    x = keep(x, then) if keep else x  # what is known does not stand still
     return run(x, times, after_step=keep or None)
