@@ -118,6 +118,7 @@ class Formulation:
         p data + q noise, an error e of the noise is one of e (alpha q - sigma p) / alpha of it, so
         w_t = density weight (alpha q - sigma p)^2 sigma / (alpha (alpha sigma' - alpha' sigma)):
         t / (1 - t) for rf. As a function of the log SNR it does not depend on how time is counted.
+        Times are strictly inside (0, 1): at the ends it may be infinite, or 0 / 0.
         """
         c = self.path.coefficients(t)
         p, q = self.prediction.mixture(c)

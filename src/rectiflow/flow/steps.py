@@ -106,10 +106,15 @@ class Straightened:
         step: The method.
         stages: Where in a step it asks, see `Solver`.
         integration: On a path that is not straight in t.
+
+    Raises:
+        ValueError: If a time is above the path's `max_time`, where alpha may be 0.
     """
 
     def __init__(self, step: Step, stages: tuple[float, ...], integration: Integration) -> None:
         self._step, self._path = step, integration.path
+        if (largest := integration.times.max().item()) > self._path.max_time + 1e-6:
+            raise ValueError(f"times must be <= max_time {self._path.max_time}, got {largest:g}")
         asked = stage_times(integration.path, integration.times, stages)
         self._asked = iter(asked.to(torch.promote_types(integration.times.dtype, torch.float32)))
         self._stages = stages
