@@ -66,6 +66,7 @@ def test_runs_as_good_as_the_paper_ranks_them_give_its_order(whole):
         assert rows[name] == ("2", rank, rank, rank, *shown)
     first = agreement_lines(whole)[0]
     assert "correlation 1.00 (1.00 to 1.00) over 16 formulations" in first
+    assert "either way in at most 5 % of cases" in first
     assert "Of 120 pairs that the paper orders, 120 have the same order here" in first
     # All columns have the order of the first here, so the paper's changes of order are not found.
     verdicts = [row[-1] for row in claims_table(whole).rows]
@@ -181,6 +182,15 @@ def test_without_scores_the_program_writes_a_report_all_the_same(tmp_path, capsy
     assert "No run has scores yet." in text
     assert "rf, seed 0: diverged. loss is nan" in text
     assert not list(tmp_path.glob("*.svg"))
+
+
+def test_too_few_pictures_for_the_features_are_told_with_numbers(tmp_path, whole):
+    wide = dataclasses.replace(FEATURES, width=128)
+    write_run(tmp_path, made_up_run("rf", 0, features=wide))
+    results = read_formulations(tmp_path)
+    text = str(report_parts(results, findings_of(results)))
+    assert "128 features need more than 128, here are 128." in text
+    assert "Too few pictures" not in str(report_parts(whole.results, whole))
 
 
 def test_runs_that_do_not_compare_are_refused(tmp_path, capsys):

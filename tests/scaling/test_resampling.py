@@ -9,13 +9,23 @@ FEATURES = Features(name="clip", width=4, num_reference=9, hash="a")
 OTHERS = Features(name="clip", width=4, num_reference=9, hash="b")
 
 
-def run(name, seed, clip=0.0, *, settings=(FIRST, SECOND), num=4, features=FEATURES, **changes):
+def run(
+    name,
+    seed,
+    clip=0.0,
+    *,
+    settings=(FIRST, SECOND),
+    num=4,
+    features=FEATURES,
+    pictures=8,
+    **changes,
+):
     """CLIP score `clip` + b / 100 in replicate b, Frechet distance a hundred times as much."""
     clips = [clip + b / 100 for b in range(num)]
     scores = tuple(
         Scores(
             **setting._asdict(),
-            num_pictures=8,
+            num_pictures=pictures,
             clip=clip,
             frechet=100 * clip,
             bootstrap=Replicates(clip=tuple(clips), frechet=tuple(100 * c for c in clips)),
@@ -100,6 +110,7 @@ def test_intervals_lie_around_what_was_measured():
         ([run("rf", 0, diverged="nan")], "got 1 without any"),
         ([run("rf", 0), run("rf", 0)], r"got twice: \[\('rf', 0\)\]"),
         ([run("rf", 0), run("rf", 1, num=5)], r"number of replicates, got \[4, 5\]"),
+        ([run("rf", 0), run("v/cos", 0, pictures=9)], r"number of pictures, got \[8, 9\]"),
         ([run("rf", 0), run("rf", 1, features=OTHERS)], "same features, got .*hash='a'.*hash='b'"),
     ],
 )

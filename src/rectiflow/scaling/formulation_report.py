@@ -164,7 +164,10 @@ def _ranks_part(findings: Findings) -> Part:
             table_1(findings),
             *([Bullets(marks)] if marks else []),
             Chart("ranks", "Average ranks with intervals, beside the paper's"),
-            Text("How far this is the paper's order:"),
+            Text(
+                "How far this is the paper's order. Draws carry noise on top of that of the "
+                "measured ranks, so they correlate less: an interval may end below its value."
+            ),
             Bullets(agreement_lines(findings)),
         ),
     )
@@ -213,7 +216,14 @@ def _facts_part(findings: Findings) -> Part:
     ]
     if findings.results.made_on:
         lines.append("Made on: " + "; ".join(findings.results.made_on) + ".")
-    return Part("How it was measured", (Bullets(tuple(lines)),))
+    blocks: list[Text | Bullets] = [Bullets(tuple(lines))]
+    if pictures[0] <= features.width:
+        warning = (
+            f"Too few pictures: {features.width} features need more than {features.width}, here "
+            f"are {pictures[0]}. Frechet distances are biased upwards and say little."
+        )
+        blocks.append(Text(warning, is_bold=True))
+    return Part("How it was measured", tuple(blocks))
 
 
 def _listed(values: Sequence[int]) -> str:

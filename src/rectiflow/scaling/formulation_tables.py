@@ -127,7 +127,7 @@ def agreement_lines(findings: Findings) -> tuple[str, ...]:
         lines.append(
             f"{COLUMN_NAMES[column]}: Spearman's correlation {with_range(found.spearman, 2)} "
             f"over {found.num} formulations (unrelated orders exceed {found.chance:.2f} either way "
-            f"in 5 % of cases). Of {found.num_pairs} pairs that the paper orders, "
+            f"in at most 5 % of cases). Of {found.num_pairs} pairs that the paper orders, "
             f"{found.same_order} have the same order here; {found.told_apart} are told apart by "
             f"intervals here, {found.told_apart_same} of them in the paper's order."
         )

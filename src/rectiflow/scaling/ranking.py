@@ -61,7 +61,7 @@ class Agreement:
         num: Formulations that both have ranks of.
         spearman: Correlation of the ranks; its interval is of our prompts and seeds, with the
             formulations as they are.
-        chance: Size that unrelated orders of so many exceed in 5 % of cases.
+        chance: Size that unrelated orders of so many exceed in at most 5 % of cases.
         num_pairs: Pairs of formulations that the paper puts in an order.
         same_order: Of these, the ones in the same order here.
         told_apart: Of these, the ones whose difference has an interval here that excludes 0.
@@ -140,7 +140,7 @@ def spearman(
 
 
 def chance_level(num: int, num_orders: int = 20_000) -> float:
-    """The absolute correlation that 5 % of pairs of unrelated orders exceed; 1 of a few items."""
+    """The absolute correlation that at most 5 % of pairs of unrelated orders exceed."""
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.tile(np.arange(num), (num_orders, 1)), axis=1)
     return float(np.quantile(np.abs(spearman(orders, np.arange(num))), 0.95))

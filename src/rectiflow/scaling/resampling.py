@@ -87,7 +87,7 @@ def score_draws(runs: Sequence[Measures], num_draws: int = 1000, seed: int = 0) 
 
     Raises:
         ValueError: If there are no scores at all, a run is there twice, or runs differ in the
-            features of their distances or in the number of their replicates.
+            features of their distances, their pictures' number or that of their replicates.
     """
     _check(runs)
     names = tuple(dict.fromkeys(run.formulation for run in runs))
@@ -149,6 +149,7 @@ def _check(runs: Sequence[Measures]) -> None:
     for what, values in (
         ("features", {run.features for run in scored}),
         ("number of replicates", {run.num_replicates for run in scored}),
+        ("number of pictures", {each.num_pictures for run in scored for each in run.settings}),
     ):
         if len(values) > 1:
             raise ValueError(f"all runs must have the same {what}, got {sorted(values, key=str)}")
