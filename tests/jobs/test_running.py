@@ -23,7 +23,7 @@ from rectiflow.sampling.bundle import assemble
 from rectiflow.sampling.images import contact_sheet, sheet_pictures, to_bytes
 from rectiflow.sampling.load import load
 from rectiflow.sealing import verify
-from rectiflow.training.ema import Ema
+from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.recipe import recipe_from_dict
@@ -92,7 +92,7 @@ def test_the_grid_shows_the_averaged_model_as_sample_draws_it(runs, tmp_path):
     state = TrainState(
         run=Run(tmp_path),
         model=present.network,
-        ema=Ema(present.network, 0.0),
+        ema=Ema(present.network, exponential(0.0)),
         optimizers=Optimizers(objective, recipe.training),
         step=7,
     )
@@ -241,7 +241,7 @@ def test_a_dry_run_of_a_flow_counts_its_network(runs):
     told = run_training("scenes-tiny", flow_settings(runs), runs / "planned", True, silent)
     run = json.loads((runs / "flow" / "result.json").read_text())
     assert told["costs"]["parameters"] == run["num_parameters"]
-    assert told["costs"]["step_flops"] == 3 * 4 * told["costs"]["forward_flops"]
+    assert 2.9 < told["costs"]["step_flops"] / (4 * told["costs"]["forward_flops"]) < 3
     assert not (runs / "planned").exists()
 
 

@@ -10,7 +10,7 @@ from rectiflow.errors import NonFiniteError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.best import BestKeeper, best, metrics_of
-from rectiflow.training.ema import Ema, copy_into, named_tensors
+from rectiflow.training.ema import Ema, copy_into, exponential, named_tensors
 from rectiflow.training.loop import Hooks, train
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.state import TrainState
@@ -46,7 +46,7 @@ def uninterrupted(tmp_path):
 
 def made_up_state(folder):
     model = torch.nn.Linear(1, 1, bias=False)
-    ema = Ema(model, 0.9)
+    ema = Ema(model, exponential(0.9))
     return TrainState(Run(folder), model, ema, Optimizers(tiny_objective(), tiny_settings()))
 
 

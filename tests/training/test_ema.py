@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rectiflow.training.ema import Ema, copy_into, named_tensors
+from rectiflow.training.ema import Ema, copy_into, exponential, named_tensors
 
 
 class Counted(nn.Module):
@@ -21,7 +21,7 @@ class Counted(nn.Module):
 
 def test_the_average_follows_the_recurrence_with_its_warm_up():
     model = Counted()
-    ema, expected = Ema(model, decay=0.5), torch.tensor([1.0, -2.0])
+    ema, expected = Ema(model, exponential(0.5)), torch.tensor([1.0, -2.0])
     for step in range(1, 30):
         with torch.no_grad():
             model.weight += step
@@ -38,7 +38,7 @@ def test_the_first_weights_are_forgotten_in_a_short_run():
     """Product of the decays over 200 steps: 10! / (202 ... 210), not 0.999^200 = 0.82."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    ema = Ema(model, decay=0.999)
+    ema = Ema(model, exponential(0.999))
     nn.init.zeros_(model.weight)
     for step in range(1, 201):
         ema.update(step)
@@ -51,7 +51,7 @@ def test_tensors_are_named_once_and_scratch_is_left_out():
 
 def test_applied_lends_the_averaged_weights_and_gives_back_the_same_memory():
     model = Counted()
-    ema = Ema(model, decay=0.0)
+    ema = Ema(model, exponential(0.0))
     with torch.no_grad():
         model.weight.fill_(7.0)
     memory = model.weight.data_ptr()
@@ -68,7 +68,7 @@ def test_applied_lends_the_averaged_weights_and_gives_back_the_same_memory():
 def test_applied_weights_are_those_that_autocast_computes_with():
     model = nn.Linear(4, 1, bias=False)
     nn.init.ones_(model.weight)
-    ema = Ema(model, decay=0.0)
+    ema = Ema(model, exponential(0.0))
     nn.init.zeros_(model.weight)
     x = torch.ones(1, 4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -1,5 +1,6 @@
 """`rectiflow model`: which networks there are, what one is made of, and what it costs."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +14,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of models to the program."""
-    group = typer.Typer(help="Look at models.", rich_markup_mode=None)
+    group = typer.Typer(help="Look at models, and average their weights.", rich_markup_mode=None)
     group.command("list", epilog=example("rectiflow model list"))(list_models)
     group.command(epilog=example("rectiflow model info scenes-tiny --json"))(info)
     group.command(epilog=example("rectiflow model table unet"))(table)
+    group.command(
+        epilog=example("rectiflow model average --run runs/mine --width 0.07 --out bundles/w07")
+    )(average)
     app.add_typer(group, name="model")
 
 
@@ -81,6 +85,36 @@ def info(
                 say(f"{f'at {side} px':<20} {_sentence(costs)}")
         else:
             say(f"{name:<20} {_sentence(value)}")
+
+
+def average(
+    run: Annotated[Path, typer.Option(help="A flow run that kept averages of its weights.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; must not be there.")],
+    width: Annotated[
+        float | None,
+        typer.Option(help="Relative width of the average to make, of any size up to 0.2887."),
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(help="With --width: average up to this step (default: the last).")
+    ] = None,
+    decay: Annotated[
+        float | None, typer.Option(help="One of training.averages.decays, as it is.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a bundle with another average of a run's weights; sample and evaluate take it.
+
+    Any width can be made afterwards from the snapshots that training.averages.widths and
+    training.averages.snapshot_every_steps let a run keep (post-hoc EMA, arXiv:2312.02696).
+    """
+    from rectiflow.jobs.averaging import export_average
+
+    facts = export_average(run, out, width=width, step=step, decay=decay)
+    if as_json:
+        say_json(facts)
+        return
+    for name, value in facts.items():
+        say(f"{name:<20} {value}")
 
 
 def _sentence(value: Any) -> str:

@@ -54,7 +54,7 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=(grid,))
 
     def finish(run: Run) -> Mapping[str, Any]:
-        _export(network, recipe.model.kind, section, run)
+        export(network, recipe.model.kind, section, run, run.export)
         return {recipe.model.kind: f"export/{recipe.model.kind}"}
 
     return Job(objective=objective, source=training, hooks=hooks, finish=finish, facts=facts)
@@ -161,21 +161,23 @@ def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, Store
     return training, held_out
 
 
-def _export(network: nn.Module, kind: str, encoders: Mapping[str, Any], run: Run) -> None:
-    """Write RUN/export: the averaged network and the encoders it was trained on, one bundle."""
-    if run.export.exists():
-        shutil.rmtree(run.export)  # an export that a kill cut short
+def export(
+    network: nn.Module, kind: str, encoders: Mapping[str, Any], run: Run, folder: Path
+) -> None:
+    """Write one bundle: the network as it is, and the encoders it was trained on."""
+    if folder.exists():
+        shutil.rmtree(folder)  # an export that a kill cut short
     folders = encoder_folders(encoders)
-    shutil.copytree(folders.autoencoder, run.export / "vae")
+    shutil.copytree(folders.autoencoder, folder / "vae")
     for part in sorted(folders.text.iterdir()):
         if part.is_dir() and part.name.startswith(("text_encoder", "tokenizer", "image_encoder")):
-            shutil.copytree(part, run.export / part.name)
-    (run.export / kind).mkdir()
+            shutil.copytree(part, folder / part.name)
+    (folder / kind).mkdir()
     shape: Any = network.config
-    write_json(run.export / kind / "config.json", dataclasses.asdict(shape))
+    write_json(folder / kind / "config.json", dataclasses.asdict(shape))
     tensors = {
         name: tensor.detach().contiguous() for name, tensor in named_tensors(network).items()
     }
-    save_file(tensors, run.export / kind / "model.safetensors", metadata={"format": "pt"})
-    shutil.copyfile(run.config_path, run.export / "config.json")
-    seal(run.export, {"recipe_hash": sha256(run.export / "config.json")})
+    save_file(tensors, folder / kind / "model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(run.config_path, folder / "config.json")
+    seal(folder, {"recipe_hash": sha256(folder / "config.json")})

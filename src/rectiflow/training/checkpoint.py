@@ -2,6 +2,7 @@
 
 RUN/checkpoints/step-00001234/{model,ema,optimizer}.safetensors, state.json
 RUN/checkpoints/best-00001000/{model,ema}.safetensors, state.json: of least validation loss
+RUN/checkpoints/averages-00001000/power_0.05.safetensors, ..., state.json: kept for good
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from torch import Tensor
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, read_json, sync
 
-_NAME = re.compile(r"(step|best)-(\d{8,})")
+_NAME = re.compile(r"(step|best|averages)-(\d{8,})")
 _STATE = "state.json"
 
 
@@ -61,6 +62,11 @@ def save_best(run: Run, checkpoint: Checkpoint) -> Path:
     return final
 
 
+def save_averages(run: Run, checkpoint: Checkpoint) -> Path:
+    """Write averages of the weights as `save` does; nothing removes them."""
+    return _write(run, f"averages-{checkpoint.step:08d}", checkpoint)
+
+
 def _write(run: Run, name: str, checkpoint: Checkpoint) -> Path:
     final = run.checkpoints / name
     run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -98,6 +104,11 @@ def list_best(run: Run) -> list[Path]:
     return _named(run, "best")
 
 
+def list_averages(run: Run) -> list[Path]:
+    """The averages that were kept, oldest first."""
+    return _named(run, "averages")
+
+
 def _named(run: Run, kind: str) -> list[Path]:
     if not run.checkpoints.is_dir():
         return []
@@ -118,7 +129,7 @@ def load(folder: Path) -> Checkpoint:
         DataError: If a file is missing or its bytes are not those that were written.
     """
     try:
-        state = _read_state(folder)
+        state = read_state(folder)
         names = {Path(name).stem: name for name in state["files"]}
         tensors = {group: load_tensors(folder, name) for group, name in names.items()}
     except (DataError, FileNotFoundError) as error:
@@ -131,22 +142,35 @@ def load(folder: Path) -> Checkpoint:
 
 def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """One verified file of a checkpoint, such as `ema.safetensors`."""
-    file = folder / name
-    expected = _read_state(folder)["files"].get(name)
-    if not file.is_file():
-        raise DataError(f"{file} is missing")
-    if _sha256(file) != expected:
-        raise DataError(f"{file} is damaged: its checksum does not match")
+    file = verified(folder, name)
     try:
         return load_file(file)
     except SafetensorError as error:
         raise DataError(f"{file} is damaged: {error}") from error
 
 
+def verified(folder: Path, name: str) -> Path:
+    """A file of a checkpoint whose bytes are those that were written; else a `DataError`."""
+    file = folder / name
+    expected = read_state(folder)["files"].get(name)
+    if not file.is_file():
+        raise DataError(f"{file} is missing")
+    if _sha256(file) != expected:
+        raise DataError(f"{file} is damaged: its checksum does not match")
+    return file
+
+
 def remove_best(run: Run) -> None:
     """Delete the checkpoint of least validation loss, if there is one."""
     for folder in list_best(run):
         _remove(folder)
+
+
+def remove_averages_after(run: Run, step: int) -> None:
+    """Delete those that a run which goes on from `step` will come to again."""
+    for folder in list_averages(run):
+        if int(folder.name.removeprefix("averages-")) > step:
+            _remove(folder)
 
 
 def remove_leftovers(run: Run) -> None:
@@ -176,7 +200,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> dict[str, Any]:
     """The verified `state.json` of a checkpoint."""
     state = read_json(folder / _STATE)
     if _digest(state) != state.get("sha256"):

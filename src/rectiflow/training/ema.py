@@ -1,12 +1,16 @@
-"""Exponential moving average of the weights, kept from the first step on.
+"""Moving averages of the weights, kept from the first step on.
 
-After optimizer step n (counted from 1) the average moves by 1 - d with
+The exponential one: after optimizer step n (counted from 1) the average moves by 1 - d with
 d = min(decay, (1 + n) / (10 + n)), the warm-up that TensorFlow's
 `ExponentialMovingAverage(num_updates)` defines. While it lasts, the average reaches back over about
 the last ninth of the steps, so a run of a few hundred steps does not report its first weights.
+
+The power-function one (arXiv:2312.02696, Section 3.1) weighs the weights after step s by s^gamma,
+whatever the length of the run: its width relative to the steps so far stays the same.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -24,23 +28,36 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return named
 
 
+Decay = Callable[[int], float]
+"""Decay of the update after optimizer step n, counted from 1."""
+
+
+def exponential(decay: float) -> Decay:
+    """That of an exponential average with its warm-up; `decay` in [0, 1] is the limit."""
+    return lambda step: min(decay, (1 + step) / (10 + step))
+
+
+def power_function(exponent: float) -> Decay:
+    """(1 - 1 / n)^(exponent + 1): weights after step s are weighed by s^exponent.
+
+    The first is 0: an average of this kind forgets what it began with.
+    """
+    return lambda step: math.exp((exponent + 1) * math.log1p(-1 / step)) if step > 1 else 0.0
+
+
 class Ema:
     """Averaged copy of a model's tensors, float32 if the weights are.
 
     Args:
         model: Its present weights are the start of the average; its tensors must stay the same
             objects (they do: checkpoints are copied into them).
-        decay: Limit of the decay, in [0, 1].
+        decay: `exponential` or `power_function`.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: Decay) -> None:
+        self.decay_at = decay
         self._current = named_tensors(model)
         self.tensors = {name: t.detach().clone() for name, t in self._current.items()}
-
-    def decay_at(self, step: int) -> float:
-        """Decay of the update after optimizer step `step`, counted from 1."""
-        return min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, step: int) -> None:

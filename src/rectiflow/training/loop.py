@@ -20,9 +20,10 @@ from rectiflow.errors import DiskFullError, NonFiniteError
 from rectiflow.machine import num_cores, processor
 from rectiflow.runs import Run, write_json
 from rectiflow.training import checkpoint
+from rectiflow.training.averages import further_averages, keep_averages
 from rectiflow.training.batches import Batches
 from rectiflow.training.best import BestKeeper
-from rectiflow.training.ema import Ema
+from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
 from rectiflow.training.optim import Optimizers
@@ -137,6 +138,7 @@ class _Loop:
             self._recall_metrics()
             return self._result("finished", f"{self.folder.folder} is finished")
         checkpoint.remove_leftovers(self.folder)
+        checkpoint.remove_averages_after(self.folder, self.state.step)
         self.folder.diverged_path.unlink(missing_ok=True)
         self.log = MetricsLog(self.folder, self.state.step)
         self._recall_metrics()
@@ -167,6 +169,7 @@ class _Loop:
         metrics = self.stepper.step(state, batches, rate)
         seconds = time.perf_counter() - started
         self._settle_pace(seconds)
+        self._keep_averages()
         self._log_what_is_due()
         if self.hooks.on_progress is not None:
             self.hooks.on_progress(state.step, self.num_steps, {**self.latest, **metrics})
@@ -189,6 +192,11 @@ class _Loop:
             self.num_steps = steps_in(minutes, pace)
             record = {"minutes": minutes, "step_seconds": pace, "num_steps": self.num_steps}
             write_json(self.folder.pace_path, record)
+
+    def _keep_averages(self) -> None:
+        settings = self.settings.averages
+        if settings.widths and self._due(settings.snapshot_every_steps):
+            keep_averages(self.state, settings)
 
     def _log_what_is_due(self) -> None:
         line: dict[str, Any] = {}
@@ -218,6 +226,9 @@ class _Loop:
             line = dict(validate(model))
             with self.state.ema.applied():
                 line |= {f"{name}_ema": value for name, value in validate(model).items()}
+            for label, average in self.state.averages.items():
+                with average.applied():
+                    line |= {f"{name}_{label}": value for name, value in validate(model).items()}
         for name in ("val_loss", "val_loss_ema"):
             if not math.isfinite(line.get(name, 0.0)):
                 raise NonFiniteError(f"{name} is not finite at step {self.state.step}")
@@ -299,7 +310,9 @@ def _starting_state(
     if newest is None and settings.init_from is not None:
         load_initial(model, settings.init_from)
     optimizers = Optimizers(objective, settings)
-    state = TrainState(run, model, Ema(model, settings.ema_decay), optimizers, stepper.precision)
+    ema = Ema(model, exponential(settings.ema_decay))
+    averages = further_averages(model, settings.averages)
+    state = TrainState(run, model, ema, optimizers, stepper.precision, averages=averages)
     if newest is not None:
         state.restore(checkpoint.load(newest))
     return state

@@ -1,5 +1,6 @@
 """Everything that must survive a restart, as one object."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -24,6 +25,7 @@ class TrainState:
         meter: Sums since the last line of metrics.
         step: Finished steps.
         elapsed_seconds: Time spent training in all processes so far.
+        averages: The further averages of the weights, by the name of their file in a checkpoint.
     """
 
     run: Run
@@ -34,6 +36,12 @@ class TrainState:
     meter: Meter = field(default_factory=Meter)
     step: int = 0
     elapsed_seconds: float = 0.0
+    averages: Mapping[str, Ema] = field(default_factory=dict)
+
+    def update_averages(self) -> None:
+        """Move all averages towards the weights after the step that was finished last."""
+        for average in (self.ema, *self.averages.values()):
+            average.update(self.step)
 
     def checkpoint(self) -> Checkpoint:
         """The state as tensors and JSON values; tensors are shared, not copied."""
@@ -41,6 +49,7 @@ class TrainState:
             "model": named_tensors(self.model),
             "ema": self.ema.tensors,
             "optimizer": self.optimizers.state(),
+            **{name: average.tensors for name, average in self.averages.items()},
         }
         state = {
             "meter": self.meter.state(),
@@ -63,6 +72,8 @@ class TrainState:
             )
         copy_into(named_tensors(self.model), checkpoint.tensors["model"], "the checkpoint")
         self.ema.load(checkpoint.tensors["ema"])
+        for name, average in self.averages.items():
+            average.load(checkpoint.tensors[name])
         self.optimizers.load(checkpoint.tensors["optimizer"])
         self.meter.load(checkpoint.state["meter"])
         self.elapsed_seconds = checkpoint.state["elapsed_seconds"]

@@ -55,7 +55,7 @@ class Stepper:
         norm = self._update(state, rate, seen)
         watch.lap("optimizer_seconds")
         state.step += 1
-        state.ema.update(state.step)
+        state.update_averages()
         state.meter.add("gradient_norm", norm)
         state.meter.add("learning_rate", rate * self.settings.learning_rate)
         for detached, _ in seen:
