@@ -16,10 +16,12 @@ from rectiflow.flow.formulations import formulation
 from rectiflow.nn.kernels import no_autocast
 from rectiflow.preparation.prepared import Prepared
 from rectiflow.sampling.drawing import options_of
+from rectiflow.sampling.guiding import windows_of
 from rectiflow.sampling.images import contact_sheet, save_png, to_bytes
+from rectiflow.sampling.options import SamplingOptions, refuse_idle
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.training.recipe import FlowRecipe
-from rectiflow.training.settings import ScenesData
+from rectiflow.training.settings import SamplingSettings, ScenesData
 from rectiflow.training.state import TrainState
 
 SHOWN_PX = 128  # side of a picture on a sheet, at least
@@ -55,7 +57,7 @@ class PictureGrid:
         prompts: What to draw; `sampling.num_pictures` of them.
 
     Raises:
-        ValueError: If the recipe's `sampling` asks for what does not go together.
+        ValueError: If the recipe's `sampling` cannot draw, or says something without effect.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class PictureGrid:
         self._parts = (network, autoencoder, text)
         self._recipe = recipe
         self._prompts = list(prompts)
-        self._options = options_of(dataclasses.asdict(recipe.sampling))
+        self._options = drawing_options(recipe)
 
     def __call__(self, state: TrainState) -> Mapping[str, float]:
         """Write `step-00001000.png`; logs nothing."""
@@ -94,6 +96,21 @@ class PictureGrid:
         sheet = contact_sheet([_enlarged(picture) for picture in drawn], captions=self._prompts)
         _write(sheet, state)
         return {}
+
+
+def drawing_options(recipe: FlowRecipe) -> SamplingOptions:
+    """How the recipe's model is drawn; mistakes are told before it is trained.
+
+    Raises:
+        ValueError: If settings do not go together, one that was changed has no effect, or the
+            formulation cannot be drawn so.
+    """
+    settings, default = (dataclasses.asdict(s) for s in (recipe.sampling, SamplingSettings()))
+    options = options_of(settings)
+    refuse_idle(options, [name for name in settings if settings[name] != default[name]])
+    form = formulation(recipe.objective.formulation)
+    windows_of(options, form, form.times(options.num_steps, options.shift, options.grid))
+    return options
 
 
 class ReconstructionGrid:

@@ -1,7 +1,7 @@
 """How pictures are drawn, as one checked object."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -218,10 +218,19 @@ def with_changes(options: SamplingOptions, changes: Mapping[str, Any]) -> Sampli
     except TypeError as error:
         known = ", ".join(SamplingOptions.__dataclass_fields__)
         raise ValueError(f"{error}; known options: {known}") from error
-    for names, is_idle, why in _idle(changed):
-        if is_idle and (given := sorted(names & changes.keys())):
-            raise ValueError(f"{', '.join(given)} would have no effect {why}")
+    refuse_idle(changed, changes)
     return changed
+
+
+def refuse_idle(options: SamplingOptions, chosen: Iterable[str]) -> None:
+    """Refuse options that somebody chose and that change nothing beside the others.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for names, is_idle, why in _idle(options):
+        if is_idle and (given := sorted(names & set(chosen))):
+            raise ValueError(f"{', '.join(given)} would have no effect {why}")
 
 
 def _idle(options: SamplingOptions) -> list[tuple[set[str], bool, str]]:
