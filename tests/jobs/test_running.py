@@ -241,7 +241,7 @@ def test_a_dry_run_of_a_flow_counts_its_network(runs):
     told = run_training("scenes-tiny", flow_settings(runs), runs / "planned", True, silent)
     run = json.loads((runs / "flow" / "result.json").read_text())
     assert told["costs"]["parameters"] == run["num_parameters"]
-    assert told["costs"]["step_flops"] == 3 * 4 * told["costs"]["forward_flops"]
+    assert 2.9 < told["costs"]["step_flops"] / (4 * told["costs"]["forward_flops"]) < 3
     assert not (runs / "planned").exists()
 
 

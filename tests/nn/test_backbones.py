@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from rectiflow.conditioning import Conditioning
 from rectiflow.flow.formulations import formulation
@@ -15,7 +16,9 @@ from rectiflow.nn.backbones import (
     network_config,
     new_network,
 )
-from rectiflow.nn.counting import flops_of, on_meta, parameters_of
+from rectiflow.nn.counting import layer_macs_of, on_meta, parameters_of, products_of
+from rectiflow.nn.mmdit import MMDiT
+from rectiflow.nn.releases import RELEASES
 from rectiflow.nn.settings import (
     KINDS,
     CrossDiTSettings,
@@ -68,6 +71,11 @@ def inputs(batch=3, height=8, width=8):
     return x, torch.linspace(0.1, 0.9, batch), Conditioning(context, pooled, (3, 2))
 
 
+def cond_on_meta():
+    cond = inputs(1)[2]
+    return Conditioning(cond.context.to("meta"), cond.pooled.to("meta"), cond.segments)
+
+
 def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
@@ -84,7 +92,33 @@ def test_costs_are_those_of_the_network_and_of_torchs_counter(name):
     assert backbone.kind == SETTINGS[name].kind
     assert backbone.num_parameters(config) == parameters_of(backbone.build(config))
     network = on_meta(partial(backbone.build, config))
-    assert backbone.forward_flops(config, 8, 16, (3, 2)) == flops_of(network, 8, 16, (3, 2))
+    forward, both = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with both:
+        with forward:
+            velocity = network(*(each.to("meta") for each in inputs(1, 8, 16)[:2]), cond_on_meta())
+        velocity.backward(torch.empty_like(velocity))
+    told = backbone.products(config, 8, 16, (3, 2))
+    assert told.forward_flops == backbone.forward_flops(config, 8, 16, (3, 2))
+    assert told.forward_flops == forward.get_total_flops()
+    assert told.training_flops == both.get_total_flops()
+    assert told == products_of(network, 8, 16, (3, 2))
+
+
+@pytest.mark.parametrize("name", ["unet", "unet of family if", "pixart"])
+def test_the_papers_gmacs_are_those_of_the_layers(name):
+    """Counted by hooks on layers; our own networks call some of their layers by their weights."""
+    config = config_of(name)
+    backbone = backbone_of(config)
+    network = on_meta(partial(backbone.build, config))
+    told = backbone.products(config, 8, 16, (3, 2))
+    assert told.layers == layer_macs_of(network, 8, 16, (3, 2))
+
+
+@pytest.mark.parametrize("depth", [24, 38])
+def test_training_flops_of_the_papers_sizes_are_those_that_torch_counts(depth):
+    config, side = RELEASES[f"mmdit-d{depth}"], 32
+    counted = products_of(on_meta(partial(MMDiT, config)), side, side, (77, 77))
+    assert backbone_of(config).products(config, side, side, (77, 77)) == counted
 
 
 @every_kind

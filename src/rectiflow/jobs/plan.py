@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rectiflow.preparation.encode import Encoders
 
 FLOAT_BYTES = 4
-BACKWARD_FACTOR = 3  # forward and backward together, in units of forward
 
 
 def plan(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
@@ -51,10 +50,10 @@ def _flow_costs(recipe: FlowRecipe) -> dict[str, Any]:
     shape = shape_of(recipe, autoencoder, text)
     side = recipe.data.size_px // autoencoder.factor
     backbone = backbone_of(shape)
-    forward = backbone.forward_flops(shape, side, side, tuple(text.segments))
+    products = backbone.products(shape, side, side, tuple(text.segments))
     costs = _training_costs(backbone.num_parameters(shape), recipe.training)
-    step_flops = BACKWARD_FACTOR * forward * recipe.training.batch_size
-    costs |= {"forward_flops": forward, "step_flops": step_flops}
+    step_flops = products.training_flops * recipe.training.batch_size
+    costs |= {"forward_flops": products.forward_flops, "step_flops": step_flops}
     if recipe.training.num_steps is not None:
         costs["total_flops"] = step_flops * recipe.training.num_steps
     return costs | _store_costs(recipe, Encoders(autoencoder, text))

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from rectiflow.nn.counting import flops_of, on_meta, parameters_of
+from rectiflow.nn.counting import on_meta, parameters_of, products_of
 from rectiflow.nn.cross_dit import CrossDiT, CrossDiTConfig
 from rectiflow.nn.dit import DiT, DiTConfig
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.nn.pixart import PixArt, PixArtConfig
+from rectiflow.nn.products import Products
 from rectiflow.nn.settings import (
     CrossDiTSettings,
     DiTSettings,
@@ -23,13 +24,13 @@ from rectiflow.nn.settings import (
     UViTSettings,
 )
 from rectiflow.nn.single_stream_sizes import (
-    cross_dit_flops,
-    dit_flops,
+    cross_dit_products,
     dit_parameters,
-    uvit_flops,
+    dit_products,
     uvit_parameters,
+    uvit_products,
 )
-from rectiflow.nn.sizes import forward_flops, num_parameters
+from rectiflow.nn.sizes import num_parameters, products
 from rectiflow.nn.unet import UNet, UNetConfig
 from rectiflow.nn.uvit import UViT, UViTConfig
 
@@ -63,9 +64,9 @@ class Backbone:
         build: Configuration to network, called as network(x, t, cond); it has `config` and
             `reset_parameters(generator)`, and starts as the velocity 0.
         num_parameters: Learned numbers of a configuration.
-        forward_flops: Of a configuration, rows and columns of a latent and the tokens of each
-            group of text encoders: the FLOPs of one sample's forward pass, as
-            `torch.utils.flop_counter` counts.
+        products: Of a configuration, rows and columns of a latent and the tokens of each group of
+            text encoders: what one sample multiplies, hence its FLOPs as
+            `torch.utils.flop_counter` counts them, and the papers' GMACs.
         from_settings: Configuration that a recipe's settings mean with given encoders.
     """
 
@@ -73,8 +74,12 @@ class Backbone:
     config: type[Any]
     build: Callable[[Any], nn.Module]
     num_parameters: Callable[[Any], int]
-    forward_flops: Callable[[Any, int, int, tuple[int, ...]], int]
+    products: Callable[[Any, int, int, tuple[int, ...]], Products]
     from_settings: Callable[[Any, Interface], Any]
+
+    def forward_flops(self, config: Any, height: int, width: int, segments: tuple[int, ...]) -> int:
+        """FLOPs of one sample's forward pass; arguments as of `products`."""
+        return self.products(config, height, width, segments).forward_flops
 
 
 def backbone_of(config: Any) -> Backbone:
@@ -191,10 +196,10 @@ def _widths(interface: Interface) -> dict[str, Any]:
 
 
 def _of_tokens(
-    flops: Callable[[Any, int, int, int], int],
-) -> Callable[[Any, int, int, tuple[int, ...]], int]:
+    count: Callable[[Any, int, int, int], Products],
+) -> Callable[[Any, int, int, tuple[int, ...]], Products]:
     """For networks whose cost depends on the number of text tokens alone."""
-    return lambda config, height, width, segments: flops(config, height, width, sum(segments))
+    return lambda config, height, width, segments: count(config, height, width, sum(segments))
 
 
 @cache
@@ -203,14 +208,14 @@ def _counted_parameters(build: Callable[[Any], nn.Module], config: Any) -> int:
 
 
 @cache
-def _counted_flops(
+def _counted_products(
     build: Callable[[Any], nn.Module],
     config: Any,
     height: int,
     width: int,
     segments: tuple[int, ...],
-) -> int:
-    return flops_of(on_meta(partial(build, config)), height, width, segments)
+) -> Products:
+    return products_of(on_meta(partial(build, config)), height, width, segments)
 
 
 def _counted(kind: str, config: type[Any], build: Callable[[Any], nn.Module]) -> Backbone:
@@ -220,7 +225,7 @@ def _counted(kind: str, config: type[Any], build: Callable[[Any], nn.Module]) ->
         config=config,
         build=build,
         num_parameters=partial(_counted_parameters, build),
-        forward_flops=partial(_counted_flops, build),
+        products=partial(_counted_products, build),
         from_settings={"unet": _unet, "pixart": _pixart}[kind],
     )
 
@@ -234,7 +239,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
                 config=MMDiTConfig,
                 build=MMDiT,
                 num_parameters=num_parameters,
-                forward_flops=_of_tokens(forward_flops),
+                products=_of_tokens(products),
                 from_settings=_mmdit,
             ),
             Backbone(
@@ -242,7 +247,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
                 config=DiTConfig,
                 build=DiT,
                 num_parameters=partial(dit_parameters, has_cross=False),
-                forward_flops=_of_tokens(dit_flops),
+                products=_of_tokens(dit_products),
                 from_settings=_dit,
             ),
             Backbone(
@@ -250,7 +255,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
                 config=CrossDiTConfig,
                 build=CrossDiT,
                 num_parameters=partial(dit_parameters, has_cross=True),
-                forward_flops=_of_tokens(cross_dit_flops),
+                products=_of_tokens(cross_dit_products),
                 from_settings=_crossdit,
             ),
             Backbone(
@@ -258,7 +263,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
                 config=UViTConfig,
                 build=UViT,
                 num_parameters=uvit_parameters,
-                forward_flops=_of_tokens(uvit_flops),
+                products=_of_tokens(uvit_products),
                 from_settings=_uvit,
             ),
             _counted("unet", UNetConfig, UNet),

@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rectiflow.conditioning import Conditioning
+from rectiflow.nn.products import Products
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
@@ -22,16 +23,36 @@ def parameters_of(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def flops_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
-    """Floating-point operations of one sample's forward pass, those of attention included.
+def products_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> Products:
+    """Products of one sample, by torch's counter over a forward and a backward pass.
 
-    A multiply-add is two. Matrix products and convolutions only, by torch's counter.
+    There attention is a pair of batched products, which no layer is.
 
     Args:
         network: On the meta device.
         height: Rows of the latent.
         width: Columns of the latent.
         segments: Tokens of each group of text encoders.
+    """
+    forward, both = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with both:
+        with forward:
+            output = _forward(network, height, width, segments)
+        output.backward(torch.empty_like(output))
+    flops, by_kind = forward.get_total_flops(), forward.get_flop_counts()["Global"]
+    attention = by_kind.get(torch.ops.aten.bmm, 0)
+    return Products(
+        layers=(flops - attention) // 2,
+        attention=attention // 2,
+        first=(3 * flops - both.get_total_flops()) // 2,
+    )
+
+
+def flops_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
+    """Floating-point operations of one sample's forward pass, those of attention included.
+
+    A multiply-add is two. Matrix products and convolutions only, by torch's counter. Arguments as
+    in `products_of`.
     """
     counter = FlopCounterMode(display=False)
     with counter:
@@ -43,8 +64,9 @@ def layer_macs_of(network: nn.Module, height: int, width: int, segments: tuple[i
     """Multiply-adds in linear and convolution layers of one sample's forward pass.
 
     What arXiv:2404.02883 counts: without the two products inside attention, which have no weights.
-    Arguments as in `flops_of`; layers are counted where they are called as modules. Of blocks in a
-    row that are alike one is run, and counted as often as there are blocks.
+    Layers are counted where they are called as modules, as in the networks that diffusers computes.
+    Of blocks in a row that are alike one is run, and counted as often as there are blocks.
+    Arguments as in `products_of`.
     """
     total, repeats = 0, dict[nn.Module, int]()
 
@@ -79,7 +101,7 @@ def saved_bytes_of(network: nn.Module, height: int, width: int, segments: tuple[
     """What one sample's forward pass keeps for the backward pass, in bytes, all in float32.
 
     With an attention that keeps no matrix of weights, as on CPUs and GPUs; the one of the meta
-    device keeps it. Weights are left out. Arguments as in `flops_of`.
+    device keeps it. Weights are left out. Arguments as in `products_of`.
     """
     with _FusedAttention():
         return bytes_kept_by(lambda: _forward(network, height, width, segments), network)

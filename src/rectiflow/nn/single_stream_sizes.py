@@ -1,13 +1,13 @@
 """What DiT, CrossDiT and U-ViT cost, computed from their shapes alone.
 
-Parameters leave out the tables of positions, constants. FLOPs are those of one sample's forward
-pass, matrix products and convolutions only, as `torch.utils.flop_counter` counts: a multiply-add is
-two, and the zeros around a picture are multiplied too.
+Parameters leave out the tables of positions, constants. Products are those of one sample's forward
+pass on a latent of height x width.
 """
 
 from itertools import pairwise
 
 from rectiflow.nn.embeddings import FREQUENCY_WIDTH
+from rectiflow.nn.products import Products
 from rectiflow.nn.single_stream import SingleStreamConfig
 from rectiflow.nn.uvit import UViTConfig
 
@@ -19,23 +19,31 @@ def dit_parameters(config: SingleStreamConfig, has_cross: bool) -> int:
     return ends + _conditioning(config) + config.depth * _block(config, has_cross)
 
 
-def dit_flops(config: SingleStreamConfig, height: int, width: int, num_text_tokens: int) -> int:
-    """FLOPs of a DiT on a latent of `height` x `width`."""
-    pixels, patch = _image_tokens(config, height, width)
-    tokens = pixels + num_text_tokens
-    blocks = config.depth * _self_attending(tokens, config.width)
-    return 2 * (_ends(config, pixels, patch, num_text_tokens) + blocks)
-
-
-def cross_dit_flops(
+def dit_products(
     config: SingleStreamConfig, height: int, width: int, num_text_tokens: int
-) -> int:
-    """FLOPs of a CrossDiT on a latent of `height` x `width`."""
-    pixels, patch = _image_tokens(config, height, width)
+) -> Products:
+    """Of a DiT, whose image and text tokens attend to each other."""
+    first, ends, pixels = _ends(config, height, width, num_text_tokens)
+    tokens = pixels + num_text_tokens
+    return Products(
+        layers=ends + config.depth * _block_layers(tokens, config.width),
+        attention=config.depth * 2 * tokens * tokens * config.width,
+        first=first,
+    )
+
+
+def cross_dit_products(
+    config: SingleStreamConfig, height: int, width: int, num_text_tokens: int
+) -> Products:
+    """Of a CrossDiT, whose image tokens attend to themselves, then to the text."""
+    first, ends, pixels = _ends(config, height, width, num_text_tokens)
     h, texts = config.width, num_text_tokens
-    across = 2 * pixels * h * h + 2 * texts * h * h + 2 * pixels * texts * h
-    blocks = config.depth * (_self_attending(pixels, h) + across)
-    return 2 * (_ends(config, pixels, patch, texts) + blocks)
+    across = 2 * pixels * h * h + 2 * texts * h * h  # q, out; k, v
+    return Products(
+        layers=ends + config.depth * (_block_layers(pixels, h) + across),
+        attention=config.depth * 2 * pixels * (pixels + texts) * h,
+        first=first,
+    )
 
 
 def uvit_parameters(config: UViTConfig) -> int:
@@ -50,11 +58,13 @@ def uvit_parameters(config: UViTConfig) -> int:
     return total + 2 * steps[0] + _convolution(steps[0], config.latent_channels)
 
 
-def uvit_flops(config: UViTConfig, height: int, width: int, num_text_tokens: int) -> int:
-    """FLOPs of a U-ViT on a latent of `height` x `width`."""
+def uvit_products(config: UViTConfig, height: int, width: int, num_text_tokens: int) -> Products:
+    """Of a U-ViT, whose innermost map joins the text in one sequence."""
     h, steps = config.width, [*config.channels, config.width]
     positions = height * width
-    macs = positions * 9 * 2 * config.latent_channels * steps[0]  # first and last convolution
+    outermost = positions * 9 * config.latent_channels * steps[0]
+    first = outermost + num_text_tokens * config.context_width * h + _first_vectors(config)
+    macs = first + outermost + (2 + 6 * config.depth) * h * h  # the last convolution; vectors
     for outer, inner in pairwise(steps):
         # Down: two convolutions. Up: one sees twice the channels, and there is a shortcut.
         per_position = 9 * 2 * outer * outer + (9 * 3 + 2) * outer * outer
@@ -63,9 +73,11 @@ def uvit_flops(config: UViTConfig, height: int, width: int, num_text_tokens: int
         positions //= 4
         macs += positions * 9 * outer * inner  # halved
     tokens = positions + num_text_tokens
-    macs += num_text_tokens * config.context_width * h + config.depth * 6 * h * h
-    macs += _vectors(config) + config.depth * _self_attending(tokens, h)
-    return 2 * macs
+    return Products(
+        layers=macs + config.depth * _block_layers(tokens, h),
+        attention=config.depth * 2 * tokens * tokens * h,
+        first=first,
+    )
 
 
 def _conditioning(config: SingleStreamConfig | UViTConfig) -> int:
@@ -88,28 +100,22 @@ def _resnet(inputs: int, outputs: int, steering: int) -> int:
     return norms + convolutions + _linear(steering, 2 * outputs) + shortcut
 
 
-def _image_tokens(config: SingleStreamConfig, height: int, width: int) -> tuple[int, int]:
-    """Tokens of a picture, and numbers in each."""
-    size = config.patch_size
-    return (height // size) * (width // size), size**2 * config.latent_channels
+def _ends(config: SingleStreamConfig, height: int, width: int, texts: int) -> tuple[int, int, int]:
+    """Multiply-adds of the first layers; those and all others outside of blocks; image tokens."""
+    h, patch = config.width, config.patch_size**2 * config.latent_channels
+    pixels = (height // config.patch_size) * (width // config.patch_size)
+    first = pixels * patch * h + texts * config.context_width * h + _first_vectors(config)
+    vectors = (2 + 6 * config.depth + 2) * h * h  # all modulations among them
+    return first, first + vectors + pixels * patch * h, pixels
 
 
-def _ends(config: SingleStreamConfig, pixels: int, patch: int, texts: int) -> int:
-    """Multiply-adds of the embeddings, all modulations and the final layer."""
-    h = config.width
-    modulations = (6 * config.depth + 2) * h * h
-    tokens = 2 * pixels * patch * h + texts * config.context_width * h
-    return _vectors(config) + modulations + tokens
+def _first_vectors(config: SingleStreamConfig | UViTConfig) -> int:
+    return (FREQUENCY_WIDTH + config.pooled_width) * config.width
 
 
-def _vectors(config: SingleStreamConfig | UViTConfig) -> int:
-    h = config.width
-    return (FREQUENCY_WIDTH + config.pooled_width + 2 * h) * h
-
-
-def _self_attending(tokens: int, h: int) -> int:
-    """Multiply-adds of a block but for its modulation: qkv 3, out 1, perceptron 4 + 4."""
-    return 12 * tokens * h * h + 2 * tokens * tokens * h
+def _block_layers(tokens: int, h: int) -> int:
+    """Of a block but for its modulation: qkv 3, out 1, perceptron 4 + 4."""
+    return 12 * tokens * h * h
 
 
 def _linear(width_in: int, width_out: int) -> int:

@@ -2,6 +2,7 @@
 
 from rectiflow.nn.embeddings import FREQUENCY_WIDTH
 from rectiflow.nn.mmdit import MMDiTConfig
+from rectiflow.nn.products import Products
 
 
 def num_parameters(config: MMDiTConfig) -> int:
@@ -24,10 +25,9 @@ def num_parameters(config: MMDiTConfig) -> int:
     return embeddings + blocks + len(config.dual_attention) * own_attention + final
 
 
-def forward_flops(config: MMDiTConfig, height: int, width: int, num_text_tokens: int) -> int:
-    """Floating-point operations of one sample's forward pass, a multiply-add being two.
+def products(config: MMDiTConfig, height: int, width: int, num_text_tokens: int) -> Products:
+    """Multiply-adds of one sample's forward pass.
 
-    Matrix products only, those of attention among them, as `torch.utils.flop_counter` counts.
     The text of the last block, which is attended to but does not attend, costs keys and values.
 
     Args:
@@ -40,14 +40,19 @@ def forward_flops(config: MMDiTConfig, height: int, width: int, num_text_tokens:
     pixels, texts = (height // config.patch_size) * (width // config.patch_size), num_text_tokens
     tokens, depth, duals = pixels + texts, config.depth, len(config.dual_attention)
     streams = depth + (config.num_weight_sets - 1) * (depth - 1)  # but for the last of the texts
-    vectors = (FREQUENCY_WIDTH + config.pooled_width + 2 * h) * h  # time and pooled text
-    vectors += (6 * streams + 2 * (config.num_weight_sets - 1) + 3 * duals + 2) * h * h
-    embeddings = pixels * patch * h + texts * config.context_width * h
+    first = (pixels * patch + texts * config.context_width) * h
+    first += (FREQUENCY_WIDTH + config.pooled_width) * h  # time and pooled text
+    vectors = (2 + 6 * streams + 2 * (config.num_weight_sets - 1) + 3 * duals + 2) * h * h
     image = (12 * depth + 4 * duals) * pixels * h * h  # qkv 3, out 1, perceptron 4 + 4; qkv, out
     text = texts * (12 * (depth - 1) + 2) * h * h
     pairs = ((depth - 1) * tokens + pixels) * tokens + duals * pixels * pixels
-    attention = 2 * pairs * h  # logits, then their average
-    return 2 * (vectors + embeddings + image + text + attention + pixels * h * patch)
+    layers = first + vectors + image + text + pixels * h * patch
+    return Products(layers=layers, attention=2 * pairs * h, first=first)
+
+
+def forward_flops(config: MMDiTConfig, height: int, width: int, num_text_tokens: int) -> int:
+    """FLOPs of one sample's forward pass; arguments as in `products`."""
+    return products(config, height, width, num_text_tokens).forward_flops
 
 
 def _linear(width_in: int, width_out: int) -> int:

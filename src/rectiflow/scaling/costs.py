@@ -7,10 +7,13 @@ from functools import cache
 from typing import Any
 
 from rectiflow.jobs.flow import shape_of
-from rectiflow.jobs.plan import BACKWARD_FACTOR
 from rectiflow.nn.backbones import backbone_of
 from rectiflow.sampling.load import load_encoders
 from rectiflow.training.recipe import FlowRecipe, load_recipe
+
+BACKWARD_FACTOR = 3
+"""Forward and backward together in units of forward, by which studies make budgets equal. Exactly
+it is less, for the first layers have no gradient of their input (see `nn.products`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
