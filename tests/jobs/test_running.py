@@ -241,7 +241,8 @@ def test_a_dry_run_of_a_flow_counts_its_network(runs):
     told = run_training("scenes-tiny", flow_settings(runs), runs / "planned", True, silent)
     run = json.loads((runs / "flow" / "result.json").read_text())
     assert told["costs"]["parameters"] == run["num_parameters"]
-    assert 2.9 < told["costs"]["step_flops"] / (4 * told["costs"]["forward_flops"]) < 3
+    # Three times the forward pass, but for the first layers: much of a network this small.
+    assert 2.5 < told["costs"]["step_flops"] / (4 * told["costs"]["forward_flops"]) < 3
     assert not (runs / "planned").exists()
 
 
