@@ -138,6 +138,19 @@ def test_every_solver_draws_on_every_formulation(solver, name):
         torch.testing.assert_close(latent, expected, atol=error, rtol=0)
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("name", FORMULATIONS)
+def test_a_tolerance_is_one_for_the_data_on_every_path(name, tolerance):
+    """Not for the noise that it begins with: of EDM's, 80, it would be 0.8 at the first."""
+    model, std = pipeline(Ideal(formulation(name), 0.0, 0.3), name), 0.3
+    path, noise = model.formulation.path, model.noise(0, 0)[None]
+    c = path.coefficients(torch.tensor(path.max_time))
+    expected = std * path.beginning(noise) / ((c.alpha * std) ** 2 + c.sigma**2).sqrt()
+    options = SamplingOptions(solver="dopri5", guidance_scale=1.0, tolerance=tolerance)
+    error = (model.solve(["a"], noise, options) - expected).abs().max().item()
+    assert error < 60 * tolerance
+
+
 @pytest.mark.parametrize(
     ("first", "change"),
     [
