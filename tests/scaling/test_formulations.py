@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import rectiflow
 from rectiflow import config
 from rectiflow.errors import DataError
 from rectiflow.evaluation.frechet import FewPicturesWarning
@@ -25,10 +26,12 @@ from rectiflow.scaling.formulations import (
     settle,
 )
 from rectiflow.scaling.measures import Plan, read_plan
+from rectiflow.scaling.runner import MAX_KEPT_BYTES
 from rectiflow.scaling.scheduling import Crew, Slot
 from rectiflow.training.recipe import load_recipe
 from tests.scaling.made_up_formulations import made_up_run, write_run
 
+PUBLISHED = Path(rectiflow.__file__).parents[2] / "docs" / "studies" / "formulations"
 HALF_MINUTE = Request(minutes_per_run=0.5)
 PACED = Budget(
     recipe="scenes-study", num_steps=300, num_pictures=64, minutes_per_run=0.5, step_seconds=0.1
@@ -247,3 +250,18 @@ def test_a_dry_run_tells_the_time_before_and_after_the_pace_is_known(tmp_path, s
     assert told["about_minutes"] == pytest.approx(expected, rel=0.01)
     assert len(told["cells"]) == 32
     assert {row["num_steps"] for row in told["cells"]} == {300}
+
+
+def test_the_published_study_is_gone_on_with_from_its_small_folders(tmp_path):
+    """A change of the recipe would make all of its runs those of another study."""
+    if not PUBLISHED.is_dir():
+        pytest.skip("not published yet")
+    kept = read_plan(PUBLISHED)
+    arguments = (kept.formulations, len(kept.seeds), Request(), tmp_path / "runs", PUBLISHED, 1)
+    finished = {row["cell"] for row in plan(*arguments)["cells"] if row["state"] == "finished"}
+    folders = list(PUBLISHED.glob("*/"))
+    assert finished == {folder.name for folder in folders}
+    for folder in folders:
+        files = list(folder.iterdir())
+        assert {file.suffix for file in files} == {".json", ".jsonl"}
+        assert sum(file.stat().st_size for file in files) <= MAX_KEPT_BYTES
