@@ -74,7 +74,8 @@ def heun(velocity: Velocity, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """Second order, 2 evaluations per step (EDM, arXiv:2206.00364, Alg. 1).
 
     Departure: EDM falls back to Euler for the last step, because the right-hand side as it is
-    written there divides by sigma = 0. The velocity is finite at t = 0, so every step is Heun.
+    written there divides by sigma = 0. The velocity is finite at t = 0, so every step is Heun;
+    only of predicted data it is not, and sampling refuses that.
     """
     start = velocity(x, t)
     end = velocity(x + column(s - t, x) * start, s)

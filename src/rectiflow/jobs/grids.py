@@ -20,6 +20,7 @@ from rectiflow.sampling.guiding import windows_of
 from rectiflow.sampling.images import contact_sheet, save_png, to_bytes
 from rectiflow.sampling.options import SamplingOptions, refuse_idle
 from rectiflow.sampling.pipeline import Pipeline
+from rectiflow.sampling.solving import check_solver
 from rectiflow.training.recipe import FlowRecipe
 from rectiflow.training.settings import SamplingSettings, ScenesData
 from rectiflow.training.state import TrainState
@@ -109,6 +110,7 @@ def drawing_options(recipe: FlowRecipe) -> SamplingOptions:
     options = options_of(settings)
     refuse_idle(options, [name for name in settings if settings[name] != default[name]])
     form = formulation(recipe.objective.formulation)
+    check_solver(options, form)
     windows_of(options, form, form.times(options.num_steps, options.shift, options.grid))
     return options
 

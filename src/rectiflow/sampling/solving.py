@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rectiflow.conditioning import Conditioning
 from rectiflow.flow.formulations import Formulation
 from rectiflow.flow.inpainting import keep_known
+from rectiflow.flow.predictions import DataPrediction
 from rectiflow.flow.solvers import SOLVERS, integrate
 from rectiflow.flow.steps import Draw
 from rectiflow.flow.times import remaining_times
@@ -63,6 +64,7 @@ def carry(
     Raises:
         ValueError: If guidance or solver cannot do what is asked for.
     """
+    check_solver(options, formulation)
     times = formulation.times(options.num_steps, options.shift, options.grid)
     if start is not None:
         times = remaining_times(times, start.strength)
@@ -82,3 +84,19 @@ def carry(
     x = path.interpolate(data, noise, first)
     x = keep(x, then) if keep else x  # what is known does not stand still
     return run(x, times, after_step=keep or None)
+
+
+def check_solver(options: SamplingOptions, formulation: Formulation) -> None:
+    """Refuse a solver that asks at t = 0, where predicted data says nothing of the velocity.
+
+    It comes to (x - data) / sigma there: a network's error, times 10^5.
+
+    Raises:
+        ValueError: If the formulation predicts data and the solver asks there.
+    """
+    serving = [name for name, s in SOLVERS.items() if s.stages and 1 not in s.stages]
+    if isinstance(formulation.prediction, DataPrediction) and options.solver not in serving:
+        raise ValueError(
+            f"{options.solver} asks for the velocity at t = 0, of which the data that "
+            f"{formulation.name} predicts says nothing; take one of {', '.join(serving)}"
+        )
