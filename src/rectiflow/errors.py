@@ -1,7 +1,7 @@
 """What can go wrong that is neither a bug nor a wrong argument.
 
 Mistakes of the caller are plain `ValueError`s. The command line turns these, `FileNotFoundError`
-and the classes here into one line on stderr and exit code 2; `NonFiniteError`, and Python's
+and the classes here into one line on stderr and exit code 2; `DivergenceError`, and Python's
 `ConnectionError` for a lost connection, into one line and exit code 1.
 """
 
@@ -14,5 +14,13 @@ class DiskFullError(OSError):
     """No space left on the device; what was written before is intact, and the message says so."""
 
 
-class NonFiniteError(RuntimeError):
+class DivergenceError(RuntimeError):
+    """Training went wrong in its numbers; the message holds the step, the module and the ids."""
+
+
+class SpikeError(DivergenceError):
+    """A gradient that is far larger than those before it."""
+
+
+class NonFiniteError(DivergenceError):
     """A loss or gradient that is inf or nan; the message holds the step, the terms and the ids."""

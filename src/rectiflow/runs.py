@@ -5,7 +5,8 @@ RUN/pace.json       number of steps that `training.minutes` became, measured onc
 RUN/data.json       hash of the pictures, captions and encoders it began with
 RUN/metrics.jsonl   one object per logged step; clock fields end in `_seconds` or `_per_second`
 RUN/result.json     written when the last step is reached
-RUN/diverged.json   step and reason, if a loss or gradient became inf or nan
+RUN/diverged.json   step and reason, if a loss or gradient became inf or nan, or a spike
+RUN/roll_backs.json returns to a checkpoint after such a step, if `training.guard` asks for them
 RUN/checkpoints/    step-00001000/ ...
 RUN/samples/  RUN/export/  RUN/tensorboard/
 """
@@ -56,6 +57,10 @@ class Run:
     @property
     def diverged_path(self) -> Path:
         return self.folder / "diverged.json"
+
+    @property
+    def roll_backs_path(self) -> Path:
+        return self.folder / "roll_backs.json"
 
     @property
     def checkpoints(self) -> Path:

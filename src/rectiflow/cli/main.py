@@ -18,13 +18,14 @@ from rectiflow.cli import (
     data,
     evaluate,
     model,
+    plan,
     quickstart,
     sample,
     study,
     train,
 )
 from rectiflow.cli.console import note, show_warnings_as_notes
-from rectiflow.errors import DiskFullError, NonFiniteError
+from rectiflow.errors import DiskFullError, DivergenceError
 
 app = typer.Typer(
     name="rectiflow",
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (quickstart, train, sample, evaluate, data, model, convert, bench, study, bundle):
+for verb in (quickstart, train, sample, evaluate, data, model, plan, convert, bench, study, bundle):
     verb.register(app)
 
 INTERRUPTED = 130
@@ -47,7 +48,7 @@ CALLERS_MISTAKES = (
     PermissionError,
 )
 CALLERS_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)  # have no class of their own
-FAILURES = (NonFiniteError, ConnectionError)  # nobody's mistake; a line says all there is to say
+FAILURES = (DivergenceError, ConnectionError)  # nobody's mistake; a line says all there is to say
 
 
 def _print_version(wanted: bool) -> bool:

@@ -1,7 +1,7 @@
 """Batches of the steps to come: sample positions, their draws and their data."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -9,11 +9,12 @@ import numpy as np
 
 from rectiflow.data.draws import Draws
 from rectiflow.training.objectives.base import Batch, BatchSource
+from rectiflow.training.roll_backs import RollBack, num_skipped
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """The microbatches of every step, functions of the step alone.
+    """The microbatches of every step, functions of the step and of the roll-backs alone.
 
     Args:
         source: Samples by position.
@@ -21,6 +22,7 @@ class Batches:
         batch_size: Samples of a step.
         num_microbatches: Parts of a step.
         num_workers: Threads that prepare microbatches ahead; 0 prepares them when asked.
+        roll_backs: Those of the run so far, for the samples that are passed over.
     """
 
     source: BatchSource
@@ -28,6 +30,7 @@ class Batches:
     batch_size: int
     num_microbatches: int
     num_workers: int = 0
+    roll_backs: Sequence[RollBack] = ()
 
     def after(self, step: int) -> Generator[tuple[Batch, Draws], None, None]:
         """Microbatches from the one that follows `step` finished steps on, without end."""
@@ -46,7 +49,7 @@ class Batches:
 
     def _draws(self, step: int) -> Iterator[Draws]:
         while True:
-            start = step * self.batch_size
+            start = (step + num_skipped(self.roll_backs, step)) * self.batch_size
             positions = np.arange(start, start + self.batch_size, dtype=np.int64)
             for part in np.array_split(positions, self.num_microbatches):
                 yield Draws(self.seed, part)

@@ -7,6 +7,7 @@ RUN/checkpoints/averages-00001000/power_0.05.safetensors, ..., state.json: kept 
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, read_json, sync
+
+_log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(step|best|averages)-(\d{8,})")
 _STATE = "state.json"
@@ -85,7 +88,7 @@ def _write(run: Run, name: str, checkpoint: Checkpoint) -> Path:
         for file in (*temporary.iterdir(), temporary):
             sync(file)
         if final.exists():
-            _remove(final)  # the same step again, after a resume with a broken one deleted by hand
+            _remove(final)  # averages of the same step again, after a resume
         os.rename(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -122,6 +125,40 @@ def newest(run: Run) -> Path | None:
     return (list_checkpoints(run) or [None])[-1]
 
 
+def load_newest(run: Run) -> Checkpoint | None:
+    """Read the newest checkpoint that is whole; None if there is none at all.
+
+    Damaged ones after it are set aside under a name that hides them, one at a time, and
+    told of in the log.
+
+    Raises:
+        DataError: If every checkpoint is damaged; all are left as they are.
+    """
+    damaged: list[tuple[Path, DataError]] = []
+    for folder in reversed(list_checkpoints(run)):
+        try:
+            found = load(folder)
+        except DataError as error:
+            damaged.append((folder, error))
+            continue
+        for each, error in damaged:
+            _log.warning("%s; set aside as %s, going on from %s", error, _set_aside(each), folder)
+        return found
+    if damaged:
+        told = "; ".join(str(error) for _, error in damaged)
+        raise DataError(f"no checkpoint of {run.folder} is whole: {told}")
+    return None
+
+
+def _set_aside(folder: Path) -> Path:
+    """Hide a damaged checkpoint; one that was set aside before makes room for it."""
+    for before in folder.parent.glob(".damaged-*"):
+        shutil.rmtree(before)
+    hidden = folder.with_name(f".damaged-{folder.name}")
+    os.rename(folder, hidden)
+    return hidden
+
+
 def load(folder: Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
@@ -133,9 +170,7 @@ def load(folder: Path) -> Checkpoint:
         names = {Path(name).stem: name for name in state["files"]}
         tensors = {group: load_tensors(folder, name) for group, name in names.items()}
     except (DataError, FileNotFoundError) as error:
-        raise DataError(
-            f"checkpoint is damaged: {error}; delete {folder} to resume from the one before"
-        ) from error
+        raise DataError(f"checkpoint is damaged: {error}") from error
     rest = {k: v for k, v in state.items() if k not in ("step", "files", "sha256")}
     return Checkpoint(state["step"], tensors, rest)
 

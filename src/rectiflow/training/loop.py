@@ -4,35 +4,38 @@ What a run computes is a function of its recipe and the step. The clock enters t
 `training.minutes` becomes a number of steps, and as a guard that stops late runs with a checkpoint.
 """
 
-import errno
+import dataclasses
+import logging
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from rectiflow.errors import DiskFullError, NonFiniteError
+from rectiflow.errors import DivergenceError, NonFiniteError
 from rectiflow.machine import num_cores, processor
 from rectiflow.runs import Run, write_json
 from rectiflow.training import checkpoint
-from rectiflow.training.averages import further_averages, keep_averages
+from rectiflow.training.averages import keep_averages
 from rectiflow.training.batches import Batches
 from rectiflow.training.best import BestKeeper
-from rectiflow.training.ema import Ema, exponential
+from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
-from rectiflow.training.optim import Optimizers
-from rectiflow.training.resume import load_initial
+from rectiflow.training.roll_backs import RollBack, add_roll_back, read_roll_backs
 from rectiflow.training.schedule import rate_factor, steps_in
 from rectiflow.training.settings import PACE_STEPS, TrainingSettings
 from rectiflow.training.signals import StopRequest
+from rectiflow.training.starting import explaining_the_disk, starting_state
 from rectiflow.training.state import TrainState
 from rectiflow.training.stepping import Stepper
+
+_log = logging.getLogger(__name__)
 
 CLOCK_GUARD = 1.5
 """A run given in minutes stops, with a checkpoint, at this multiple of them."""
@@ -98,11 +101,13 @@ def train(
         facts: Further entries of result.json.
 
     Raises:
-        NonFiniteError: On a loss or gradient that is inf or nan; the run's diverged.json tells it.
-        DataError: If the newest checkpoint is damaged.
+        DivergenceError: On a loss or gradient that is inf or nan, or a spike, unless the run rolls
+            back; its diverged.json tells it.
+        DataError: If every checkpoint is damaged.
         DiskFullError: If the disk is full; earlier checkpoints are intact.
+        PermissionError: If the run's folder cannot be written; the same holds.
     """
-    with _explaining_a_full_disk(run):
+    with explaining_the_disk(run):
         return _Loop(objective, source, settings, run.create(), seed, hooks or Hooks()).run(
             facts or {}
         )
@@ -120,9 +125,16 @@ class _Loop:
     ) -> None:
         self.settings, self.folder, self.hooks = settings, run, hooks
         self.stepper = Stepper(objective, settings)
-        self.state = _starting_state(objective, settings, run, self.stepper)
+        self.state = starting_state(objective, settings, run, self.stepper)
+        if self.state.step == 0:  # of an attempt that left no checkpoint
+            run.roll_backs_path.unlink(missing_ok=True)
         self.batches = Batches(
-            source, seed, settings.batch_size, settings.num_microbatches, settings.num_workers
+            source,
+            seed,
+            settings.batch_size,
+            settings.num_microbatches,
+            settings.num_workers,
+            read_roll_backs(run),
         )
         self.num_steps = settings.num_steps
         if settings.minutes is not None and (pace := run.pace()) is not None:
@@ -138,14 +150,13 @@ class _Loop:
             self._recall_metrics()
             return self._result("finished", f"{self.folder.folder} is finished")
         checkpoint.remove_leftovers(self.folder)
-        checkpoint.remove_averages_after(self.folder, self.state.step)
         self.folder.diverged_path.unlink(missing_ok=True)
-        self.log = MetricsLog(self.folder, self.state.step)
-        self._recall_metrics()
-        batches = self.batches.after(self.state.step)
-        with closing(self.log), closing(batches), self._noting_divergence(), StopRequest() as stop:
+        with self._in_place(), self._noting_divergence(), StopRequest() as stop:
             while not self._is_finished():
-                self._one_step(batches)
+                try:
+                    self._one_step()
+                except DivergenceError as error:
+                    self._roll_back(error)
                 if stop.name:
                     return self._stop("interrupted", f"stopped by {stop.name}")
                 if self._is_late():
@@ -157,16 +168,67 @@ class _Loop:
         write_json(self.folder.result_path, self._report(facts))
         return self._result("finished", f"finished {self.state.step} steps in {self.folder.folder}")
 
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        self._take_place()
+        try:
+            yield
+        finally:
+            self._leave_place()
+
+    def _take_place(self) -> None:
+        """Be where the state is: what is written of later steps is cut off, to be made again."""
+        step = self.state.step
+        checkpoint.remove_averages_after(self.folder, step)
+        self.log = MetricsLog(self.folder, step)
+        self._recall_metrics()
+        self._feed = self.batches.after(step)
+
+    def _leave_place(self) -> None:
+        self._feed.close()
+        self.log.close()
+
+    def _roll_back(self, error: DivergenceError) -> None:
+        """Go on from the newest checkpoint with other samples, or raise `error` on."""
+        newest = self._newest_if_allowed(error)
+        failed = self._step_at_hand
+        self.log.sync()
+        self._leave_place()
+        add_roll_back(self.folder, RollBack(failed, newest.step, str(error)))
+        _log.warning("%s; rolled back to the checkpoint of step %d", error, newest.step)
+        self.state.optimizers.zero_grad()
+        self.state.restore(newest)
+        self.batches = dataclasses.replace(self.batches, roll_backs=read_roll_backs(self.folder))
+        self._saved_step = newest.step
+        self._pace_seconds.clear()
+        self._take_place()
+
+    def _newest_if_allowed(self, error: DivergenceError) -> Checkpoint:
+        guard, taken = self.settings.guard, len(self.batches.roll_backs)
+        if guard.on_divergence == "stop":
+            raise error
+        if taken >= guard.max_roll_backs:
+            raise type(error)(
+                f"{error}; rolled back {taken} times before, training.guard.max_roll_backs "
+                f"allows {guard.max_roll_backs}"
+            ) from error
+        newest = checkpoint.load_newest(self.folder)
+        if newest is None:
+            raise type(error)(f"{error}; there is no checkpoint to roll back to") from error
+        return newest
+
     def _recall_metrics(self) -> None:
         """Take up what earlier processes logged: the result does not tell where one stopped."""
+        self.latest = {}
         for row in self.folder.metrics():
             self.latest |= {name: value for name, value in row.items() if name != "step"}
 
-    def _one_step(self, batches: Any) -> None:
+    def _one_step(self) -> None:
         state = self.state
         rate = rate_factor(state.step, self.num_steps, self.settings)
         started = time.perf_counter()
-        metrics = self.stepper.step(state, batches, rate)
+        self._step_at_hand = state.step + 1
+        metrics = self.stepper.step(state, self._feed, rate)
         seconds = time.perf_counter() - started
         self._settle_pace(seconds)
         self._keep_averages()
@@ -238,7 +300,7 @@ class _Loop:
     def _noting_divergence(self) -> Iterator[None]:
         try:
             yield
-        except NonFiniteError as error:
+        except DivergenceError as error:
             facts = {"step": self.state.step, "why": str(error)}
             write_json(self.folder.diverged_path, facts)
             raise
@@ -286,6 +348,7 @@ class _Loop:
         return Result(status, self.state.step, self.num_steps, self.latest, message)
 
     def _report(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        taken = len(self.batches.roll_backs)
         return {
             "status": "finished",
             "num_steps": self.num_steps,
@@ -297,37 +360,6 @@ class _Loop:
             "precision": self.stepper.precision,
             "torch": torch.__version__,
             "machine": f"{processor()}, cores: {num_cores()}, {platform.system()}",
+            **({"roll_backs": taken} if taken else {}),
             **facts,
         }
-
-
-def _starting_state(
-    objective: Objective, settings: TrainingSettings, run: Run, stepper: Stepper
-) -> TrainState:
-    """The newest checkpoint, else the weights of `init_from`, else the model as it came."""
-    model = objective.model.to(stepper.device)
-    newest = checkpoint.newest(run)
-    if newest is None and settings.init_from is not None:
-        load_initial(model, settings.init_from)
-    optimizers = Optimizers(objective, settings)
-    ema = Ema(model, exponential(settings.ema_decay))
-    averages = further_averages(model, settings.averages)
-    state = TrainState(run, model, ema, optimizers, stepper.precision, averages=averages)
-    if newest is not None:
-        state.restore(checkpoint.load(newest))
-    return state
-
-
-@contextmanager
-def _explaining_a_full_disk(run: Run) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, DiskFullError):
-            raise
-        newest = checkpoint.newest(run)
-        kept = f"the last one, {newest}, is intact" if newest else "none was written before"
-        raise DiskFullError(
-            f"the disk of {run.folder} is full; of the checkpoints {kept}; "
-            "free some space and run the same command to resume"
-        ) from error

@@ -1,6 +1,7 @@
 """Sections inside a recipe's `training`. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rectiflow.config import FREE, STRICT
 
@@ -44,3 +45,31 @@ class AveragesSettings:
                 "snapshot_every_steps must be >= 1 where widths are given, and 0 where none are, "
                 f"got {self.snapshot_every_steps} and widths {list(self.widths)}"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardSettings:
+    """What happens when a loss or gradient is inf or nan, or a gradient is a spike.
+
+    The run's folder tells each case: step, first bad module, loss per tenth of time, samples.
+    All may be changed when a run is resumed: also that of a run which stopped so.
+
+    Args:
+        on_divergence: `stop`, or `roll_back` to the newest checkpoint and go on with the samples
+            that follow the ones that failed. Every sample passed over is in `roll_backs.json`.
+        max_roll_backs: Of a whole run; after so many it stops.
+        spike_factor: A gradient whose norm is more than this many times the median of the
+            last 100 steps is a spike; 0 looks for none.
+    """
+
+    __pydantic_config__ = STRICT
+
+    on_divergence: Literal["stop", "roll_back"] = field(default="stop", metadata=FREE)
+    max_roll_backs: int = field(default=3, metadata=FREE)
+    spike_factor: float = field(default=0.0, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        if self.max_roll_backs < 1:
+            raise ValueError(f"max_roll_backs must be >= 1, got {self.max_roll_backs}")
+        if self.spike_factor != 0 and self.spike_factor <= 1:
+            raise ValueError(f"spike_factor must be 0 or > 1, got {self.spike_factor}")

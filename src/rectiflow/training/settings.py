@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rectiflow.config import FREE, STRICT
-from rectiflow.training.sections import AveragesSettings
+from rectiflow.training.sections import AveragesSettings, GuardSettings
 
 PACE_STEPS = (6, 25)
 """`training.minutes` becomes a number of steps by the rate of these steps, first and last."""
@@ -243,6 +243,7 @@ class TrainingSettings:
         device: Where to train; auto is cuda, then mps, then cpu.
         ema_decay: Of the averaged weights, after its warm-up (see `training.ema`).
         averages: Further averages of the weights.
+        guard: What happens when numbers go wrong.
         init_from: Run, bundle or safetensors file whose weights (averaged, if a run) are the start.
         log_every_steps: Cadence of the lines in metrics.jsonl.
         validate_every_steps: Cadence of the validation loss; 0 only at the end.
@@ -277,6 +278,7 @@ class TrainingSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema_decay: float = 0.999
     averages: AveragesSettings = field(default_factory=AveragesSettings)
+    guard: GuardSettings = field(default_factory=GuardSettings)
     init_from: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = field(default="auto", metadata=FREE)
     log_every_steps: int = field(default=20, metadata=FREE)

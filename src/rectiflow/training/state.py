@@ -1,5 +1,6 @@
 """Everything that must survive a restart, as one object."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ from torch import nn
 
 from rectiflow.runs import Run
 from rectiflow.training.checkpoint import Checkpoint
+from rectiflow.training.divergence import SPIKE_WINDOW
 from rectiflow.training.ema import Ema, copy_into, named_tensors
 from rectiflow.training.metrics import Meter
 from rectiflow.training.optim import Optimizers
@@ -26,6 +28,7 @@ class TrainState:
         step: Finished steps.
         elapsed_seconds: Time spent training in all processes so far.
         averages: The further averages of the weights, by the name of their file in a checkpoint.
+        gradient_norms: Of the last steps, as far as `training.guard` looks for spikes.
     """
 
     run: Run
@@ -37,6 +40,7 @@ class TrainState:
     step: int = 0
     elapsed_seconds: float = 0.0
     averages: Mapping[str, Ema] = field(default_factory=dict)
+    gradient_norms: deque[float] = field(default_factory=lambda: deque(maxlen=SPIKE_WINDOW))
 
     def update_averages(self) -> None:
         """Move all averages towards the weights after the step that was finished last."""
@@ -56,6 +60,8 @@ class TrainState:
             "elapsed_seconds": self.elapsed_seconds,
             "precision": self.precision,
         }
+        if self.gradient_norms:
+            state["gradient_norms"] = list(self.gradient_norms)
         return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -77,4 +83,6 @@ class TrainState:
         self.optimizers.load(checkpoint.tensors["optimizer"])
         self.meter.load(checkpoint.state["meter"])
         self.elapsed_seconds = checkpoint.state["elapsed_seconds"]
+        norms = checkpoint.state.get("gradient_norms", ())
+        self.gradient_norms = deque(norms, maxlen=SPIKE_WINDOW)
         self.step = checkpoint.step

@@ -2,21 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rectiflow.data.draws import Draws
 from rectiflow.devices import resolve_device, resolve_precision
-from rectiflow.errors import NonFiniteError
-from rectiflow.training.metrics import NUM_TIME_BINS, Stopwatch, time_bins
+from rectiflow.errors import NonFiniteError, SpikeError
+from rectiflow.training.divergence import (
+    Part,
+    explain,
+    first_bad_gradient,
+    first_bad_output,
+    largest_gradient,
+    spike_of,
+)
+from rectiflow.training.metrics import Stopwatch
 from rectiflow.training.objectives.base import Batch, Objective, Terms
 from rectiflow.training.settings import TrainingSettings
 from rectiflow.training.state import TrainState
 from rectiflow.training.validation import to_device
-
-_MOST_IDS = 20
 
 
 class Stepper:
@@ -35,36 +40,37 @@ class Stepper:
     def step(
         self, state: TrainState, batches: Iterator[tuple[Batch, Draws]], rate: float
     ) -> dict[str, float]:
-        """One step at `rate` times the peak learning rates; updates `state`."""
-        watch, seen = Stopwatch(), []
+        """One step at `rate` times the peak learning rates; updates `state`.
+
+        Raises:
+            NonFiniteError: If a loss or the gradient is inf or nan; no weight has moved.
+            SpikeError: If the gradient is a spike; no weight has moved.
+        """
+        watch, parts = Stopwatch(), []
         state.model.train()
         for _ in range(self.settings.num_microbatches):
             batch, draws = next(batches)
             batch = to_device(batch, self.device)
             watch.lap("data_seconds")
-            with self.autocast():
-                terms = self.objective.loss(batch, draws)
-            detached = _to_cpu(terms)
+            terms = self._loss(batch, draws)
+            parts.append(Part(batch, draws, _to_cpu(terms)))
             watch.lap("forward_seconds")
-            seen.append((detached, _ids(batch, draws)))
-            if not bool(detached.loss.isfinite().all()):
-                raise NonFiniteError(_explain("the loss", state.step + 1, seen))
-            # The sum over the batch size, so that uneven microbatches weigh each sample alike.
-            (terms.loss.sum() / self.settings.batch_size).backward()
+            self._check_losses(state, parts)
+            self._descend(terms)
             watch.lap("backward_seconds")
-        norm = self._update(state, rate, seen)
+        norm = self._update(state, rate, parts)
         watch.lap("optimizer_seconds")
         state.step += 1
         state.update_averages()
         state.meter.add("gradient_norm", norm)
         state.meter.add("learning_rate", rate * self.settings.learning_rate)
-        for detached, _ in seen:
-            state.meter.add_terms(detached)
+        for part in parts:
+            state.meter.add_terms(part.terms)
         watch.lap("other_seconds")
         for name, seconds in watch.seconds.items():
             state.meter.add(name, seconds)
         state.meter.add("step_seconds", sum(watch.seconds.values()))
-        total = sum(detached.loss.double().sum().item() for detached, _ in seen)
+        total = sum(part.terms.loss.double().sum().item() for part in parts)
         return {"loss": total / self.settings.batch_size, "gradient_norm": norm}
 
     def autocast(self) -> torch.autocast:
@@ -82,10 +88,33 @@ class Stepper:
             yield
         model.train()
 
-    def _update(self, state: TrainState, rate: float, seen: list[Any]) -> float:
-        norm = float(state.optimizers.clip(self.settings.clip_norm))
+    def _loss(self, batch: Batch, draws: Draws) -> Terms:
+        with self.autocast():
+            return self.objective.loss(batch, draws)
+
+    def _descend(self, terms: Terms) -> None:
+        # The sum over the batch size, so that uneven microbatches weigh each sample alike.
+        (terms.loss.sum() / self.settings.batch_size).backward()
+
+    def _check_losses(self, state: TrainState, parts: list[Part]) -> None:
+        last = parts[-1]
+        if bool(last.terms.loss.isfinite().all()):
+            return
+        where = first_bad_output(state.model, last, lambda: self._loss(last.batch, last.draws))
+        raise NonFiniteError(explain("the loss is not finite", state.step + 1, where, parts))
+
+    def _update(self, state: TrainState, rate: float, parts: list[Part]) -> float:
+        norm, step = float(state.optimizers.clip(self.settings.clip_norm)), state.step + 1
         if not norm < float("inf"):
-            raise NonFiniteError(_explain("the gradient", state.step + 1, seen))
+            where, bad = first_bad_gradient(
+                state.model, parts, lambda part: self._descend(self._loss(part.batch, part.draws))
+            )
+            raise NonFiniteError(explain("the gradient is not finite", step, where, parts, bad))
+        factor = self.settings.guard.spike_factor
+        if spike := spike_of(norm, state.gradient_norms, factor):
+            raise SpikeError(explain(spike, step, largest_gradient(state.model), parts))
+        if factor:
+            state.gradient_norms.append(norm)
         state.optimizers.set_rate(rate)
         state.optimizers.step()
         return norm
@@ -97,25 +126,3 @@ def _to_cpu(terms: Terms) -> Terms:
 
     extra = {name: plain(values) for name, values in terms.extra.items()}
     return Terms(plain(terms.loss), None if terms.t is None else plain(terms.t), extra)
-
-
-def _ids(batch: Batch, draws: Draws) -> list[str]:
-    """Names of the samples; a source without them is named by position."""
-    return [str(each) for each in batch.get("ids", draws.positions)]
-
-
-def _explain(what: str, step: int, seen: list[tuple[Terms, list[str]]]) -> str:
-    """Step, mean loss per tenth of time, and which samples (all, if every loss is finite)."""
-    loss = torch.cat([terms.loss for terms, _ in seen])
-    ids = [name for _, names in seen for name in names]
-    bad = [name for name, ok in zip(ids, loss.isfinite().tolist(), strict=True) if not ok] or ids
-    listed = ", ".join(bad[:_MOST_IDS]) + (", ..." if len(bad) > _MOST_IDS else "")
-    times = [terms.t for terms, _ in seen if terms.t is not None]
-    bins = ""
-    if times:
-        tenth = torch.from_numpy(time_bins(torch.cat(times)))
-        means = [loss[tenth == k].mean().item() for k in range(NUM_TIME_BINS)]
-        bins = "; mean loss per tenth of t: " + " ".join(
-            f"{mean:.4g}" if (tenth == k).any() else "-" for k, mean in enumerate(means)
-        )
-    return f"{what} is not finite at step {step}{bins}; {len(bad)} samples: {listed}"

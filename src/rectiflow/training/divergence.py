@@ -1,0 +1,225 @@
+"""Where a step went wrong: the first module that is not finite, the times, the samples.
+
+What is told costs nothing while all is well: the step is computed once more, with every module
+watched, after it has failed. It is the same again, since a loss is a function of samples, draws and
+weights, and the weights have not moved.
+"""
+
+import dataclasses
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rectiflow.data.draws import Draws
+from rectiflow.training.metrics import NUM_TIME_BINS, time_bins
+from rectiflow.training.objectives.base import Batch, Terms
+
+SPIKE_AFTER = 20
+"""Steps before a gradient can be a spike."""
+SPIKE_WINDOW = 100
+"""Steps whose gradients it is compared with."""
+_MOST_IDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A microbatch of the step at hand.
+
+    Args:
+        batch: Its samples.
+        draws: Their randomness.
+        terms: Their loss, on the CPU.
+    """
+
+    batch: Batch
+    draws: Draws
+    terms: Terms
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the samples; a source without them is named by position."""
+        return [str(each) for each in self.batch.get("ids", self.draws.positions)]
+
+
+def explain(
+    what: str, step: int, where: str, parts: Sequence[Part], bad: Sequence[Part] = ()
+) -> str:
+    """One line: what, the step, where, mean loss per tenth of time, and which samples.
+
+    The samples are those whose loss is not finite, else those of `bad`, else all.
+    """
+    loss = torch.cat([part.terms.loss for part in parts])
+    ids = [name for part in parts for name in part.ids]
+    told = [name for name, ok in zip(ids, loss.isfinite().tolist(), strict=True) if not ok]
+    told = told or [name for part in bad for name in part.ids] or ids
+    listed = ", ".join(told[:_MOST_IDS]) + (", ..." if len(told) > _MOST_IDS else "")
+    line = f"{what} at step {step}; {where}{_bins(loss, parts)}"
+    return f"{line}; {len(told)} samples: {listed}"
+
+
+def _bins(loss: Tensor, parts: Sequence[Part]) -> str:
+    times = [part.terms.t for part in parts if part.terms.t is not None]
+    if not times:
+        return ""
+    tenth = torch.from_numpy(time_bins(torch.cat(times)))
+    means = [loss[tenth == k].mean().item() for k in range(NUM_TIME_BINS)]
+    told = [f"{mean:.4g}" if (tenth == k).any() else "-" for k, mean in enumerate(means)]
+    return f"; mean loss per tenth of t: {' '.join(told)}"
+
+
+def first_bad_output(model: nn.Module, part: Part, compute: Callable[[], Any]) -> str:
+    """Name the first weight, entry of the batch or module's output that is not finite.
+
+    Args:
+        model: Whose modules are watched.
+        part: The microbatch.
+        compute: Computes its loss.
+    """
+    if before := _bad_before(model, part):
+        return before
+    bad: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not _is_finite(output):
+                bad.append(name)
+
+        return hook
+
+    handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules()]
+    try:
+        with torch.no_grad():
+            compute()
+    finally:
+        _remove(handles)
+    if not bad:
+        return "every module's output is finite"
+    return f"first not finite: the output of {bad[0] or 'the model'}"
+
+
+def first_bad_gradient(
+    model: nn.Module, parts: Sequence[Part], descend: Callable[[Part], Any]
+) -> tuple[str, list[Part]]:
+    """Name the module in which a gradient first stops being finite, and the microbatches.
+
+    It is the first whose own gradient comes in finite and leaves otherwise; without one, the first
+    weight, in the order of the backward pass, whose gradient is not finite.
+
+    Args:
+        model: Whose modules are watched; its gradients are gone afterwards.
+        parts: The microbatches.
+        descend: Computes the loss of one and its gradient.
+    """
+    told, bad = "", []
+    for part in parts:
+        model.zero_grad()
+        where = _bad_before(model, part) or _watched_backward(model, lambda p=part: descend(p))
+        if not all(_is_finite(p.grad) for p in model.parameters()):
+            bad.append(part)
+            told = told or where
+    model.zero_grad()
+    return told or "every microbatch's gradient is finite, but not their sum", bad
+
+
+def _watched_backward(model: nn.Module, descend: Callable[[], Any]) -> str:
+    modules: list[str] = []
+    weights: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, leaving: Any, coming: Any) -> None:
+            if _is_finite(coming) and not _is_finite(leaving):
+                modules.append(name)
+
+        return hook
+
+    def watch_weight(name: str) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            if not _is_finite(gradient):
+                weights.append(name)
+
+        return hook
+
+    handles = [m.register_full_backward_hook(watch(name)) for name, m in model.named_modules()]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    handles += [p.register_hook(watch_weight(name)) for name, p in trained]
+    try:
+        with warnings.catch_warnings():
+            # That a first module's inputs need no gradient.
+            warnings.simplefilter("ignore", UserWarning)
+            descend()
+    finally:
+        _remove(handles)
+    if modules:
+        return f"first not finite: the gradient within {modules[0] or 'the model'}"
+    return f"first not finite: the gradient of {weights[0]}" if weights else ""
+
+
+def spike_of(norm: float, norms: Sequence[float], factor: float) -> str | None:
+    """Tell of a gradient that is more than `factor` times the median of those before it.
+
+    Args:
+        norm: Of the gradient at hand.
+        norms: Of those before it, up to `SPIKE_WINDOW`.
+        factor: From `training.guard.spike_factor`; 0 finds none.
+    """
+    if not factor or len(norms) < SPIKE_AFTER:
+        return None
+    median = statistics.median(norms)
+    if norm <= factor * median:
+        return None
+    return (
+        f"the gradient's norm {norm:.4g} is {norm / median:.4g} times the median of the "
+        f"{len(norms)} steps before it, training.guard.spike_factor allows {factor:g}"
+        if median
+        else f"the gradient's norm is {norm:.4g} after {len(norms)} steps of mostly 0"
+    )
+
+
+def largest_gradient(model: nn.Module) -> str:
+    """Name the weight with the largest part of the gradient."""
+    norms = {
+        name: float(torch.linalg.vector_norm(p.grad, dtype=torch.float64))
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
+    total = sum(norm**2 for norm in norms.values())
+    name = max(norms, key=lambda each: norms[each])
+    return f"most of it in {name}, {norms[name] ** 2 / total:.0%} of its square"
+
+
+def _bad_before(model: nn.Module, part: Part) -> str:
+    for name, weight in model.named_parameters():
+        if not _is_finite(weight):
+            return f"first not finite: the weight {name}"
+    for name, entry in part.batch.items():
+        if not _is_finite(entry):
+            return f"first not finite: {name} of the batch"
+    return ""
+
+
+def _is_finite(value: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors of a module's output or a batch's entry."""
+    if isinstance(value, Tensor):
+        yield value.detach()
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
+def _remove(handles: Sequence[Any]) -> None:
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,74 @@
+"""Where a run starts from, and what to say when its disk does not let it go on."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rectiflow.errors import DiskFullError
+from rectiflow.runs import Run
+from rectiflow.training import checkpoint
+from rectiflow.training.averages import further_averages
+from rectiflow.training.ema import Ema, exponential
+from rectiflow.training.objectives.base import Objective
+from rectiflow.training.optim import Optimizers
+from rectiflow.training.resume import load_initial
+from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.state import TrainState
+from rectiflow.training.stepping import Stepper
+
+
+def starting_state(
+    objective: Objective, settings: TrainingSettings, run: Run, stepper: Stepper
+) -> TrainState:
+    """That of the newest checkpoint, else of `init_from`'s weights, else of the model as it came.
+
+    Raises:
+        DataError: If there are checkpoints and every one is damaged.
+    """
+    model = objective.model.to(stepper.device)
+    newest = checkpoint.load_newest(run)
+    if newest is None and settings.init_from is not None:
+        load_initial(model, settings.init_from)
+    optimizers = Optimizers(objective, settings)
+    ema = Ema(model, exponential(settings.ema_decay))
+    averages = further_averages(model, settings.averages)
+    state = TrainState(run, model, ema, optimizers, stepper.precision, averages=averages)
+    if newest is not None:
+        state.restore(newest)
+    return state
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def explaining_the_disk(run: Run) -> Iterator[None]:
+    """Where the run's folder is full or can no longer be written, say which checkpoint is intact.
+
+    Raises:
+        DiskFullError: If the disk is full.
+        PermissionError: If the folder does not let itself be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFullError) or not (error.errno in _FULL or _is_closed(error, run)):
+            raise
+        newest = checkpoint.newest(run)
+        kept = f"the last one, {newest}, is intact" if newest else "none was written before"
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"the disk of {run.folder} is full; of the checkpoints {kept}; "
+                "free some space and run the same command to resume"
+            ) from error
+        raise PermissionError(
+            f"{run.folder} cannot be written to: {error.strerror}, {error.filename}; of the "
+            f"checkpoints {kept}; make it writable and run the same command to resume"
+        ) from error
+
+
+def _is_closed(error: OSError, run: Run) -> bool:
+    is_ours = error.filename is not None and Path(error.filename).is_relative_to(run.folder)
+    return is_ours and error.errno in _CLOSED

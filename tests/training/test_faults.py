@@ -1,0 +1,114 @@
+"""What goes wrong around a run: a damaged newest checkpoint, a folder that cannot be written."""
+
+import errno
+import os
+
+import pytest
+
+from rectiflow.errors import DataError
+from rectiflow.runs import Run
+from rectiflow.training import checkpoint
+from tests.training.test_restart import Killed, assert_same_run, killing_at
+from tests.training.tiny import tiny_settings, tiny_train
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tiny_train(folder)
+    return Run(folder)
+
+
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def hidden(run):
+    return sorted(path.name for path in run.checkpoints.iterdir() if path.name[0] == ".")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(
+    undisturbed, tmp_path, caplog, name
+):
+    run = Run(tmp_path)
+    with pytest.raises(Killed):
+        tiny_train(tmp_path, on_progress=killing_at(11))
+    newest = checkpoint.newest(run)
+    flip_a_byte(newest / name)
+    seen = []
+    tiny_train(tmp_path, on_progress=lambda step, *_: seen.append(step))
+    assert seen[0] == 6
+    assert "checkpoint is damaged: " in caplog.text
+    assert f"{newest / name} is damaged" in caplog.text
+    assert "going on from " + str(run.checkpoints / "step-00000005") in caplog.text
+    assert_same_run(run, undisturbed)
+    assert hidden(run) == [".damaged-step-00000010"]
+    assert [path.name for path in checkpoint.list_checkpoints(run)] == [
+        "step-00000010",
+        "step-00000012",
+    ]
+
+
+def test_one_checkpoint_is_kept_though_a_damaged_one_is_newer(tmp_path):
+    """A damaged one that still counted as the newest would have the whole one deleted."""
+    run = Run(tmp_path)
+    settings = tiny_settings(keep_checkpoints=2)
+    with pytest.raises(Killed):
+        tiny_train(tmp_path, settings, on_progress=killing_at(11))
+    (checkpoint.newest(run) / "ema.safetensors").unlink()
+    settings = tiny_settings(keep_checkpoints=1, checkpoint_every_steps=6)
+    with pytest.raises(Killed):
+        tiny_train(tmp_path, settings, on_progress=killing_at(7))
+    assert [path.name for path in checkpoint.list_checkpoints(run)] == ["step-00000006"]
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_again(tmp_path):
+    run = Run(tmp_path)
+    tiny_train(tmp_path, tiny_settings(num_steps=10))
+    folders = checkpoint.list_checkpoints(run)
+    for folder in folders:
+        flip_a_byte(folder / "model.safetensors")
+    with pytest.raises(DataError, match=r"is whole: .*step-00000010.*; .*step-00000005"):
+        tiny_train(tmp_path)
+    assert checkpoint.list_checkpoints(run) == folders
+    assert hidden(run) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_becomes_read_only_is_told_of_with_the_last_checkpoint(
+    undisturbed, tmp_path, monkeypatch, number
+):
+    def refuse(tensors, file):
+        if "step-00000005" not in str(file):
+            raise OSError(number, os.strerror(number), str(file))
+        original(tensors, file)
+
+    original = checkpoint._write_tensors
+    monkeypatch.setattr(checkpoint, "_write_tensors", refuse)
+    with pytest.raises(PermissionError, match=r"cannot be written to: .*05, is intact; make it"):
+        tiny_train(tmp_path)
+    monkeypatch.undo()
+    tiny_train(tmp_path)
+    assert_same_run(Run(tmp_path), undisturbed)
+
+
+def test_a_file_elsewhere_that_cannot_be_read_is_not_taken_for_the_folder(tmp_path):
+    def fail(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/shard.arrow")
+
+    with pytest.raises(PermissionError, match="elsewhere") as caught:
+        tiny_train(tmp_path, on_progress=fail)
+    assert caught.value.filename == "/elsewhere/shard.arrow"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="cannot be written to"):
+            tiny_train(tmp_path, on_progress=lambda *_: pytest.fail("a step was taken"))
+    finally:
+        tmp_path.chmod(0o700)
