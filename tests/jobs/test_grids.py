@@ -2,6 +2,7 @@
 
 import pytest
 
+from rectiflow.jobs import run_training
 from rectiflow.jobs.grids import PictureGrid, drawing_options
 from rectiflow.training.recipe import load_recipe
 from tests.sampling import tiny
@@ -44,3 +45,12 @@ def test_what_goes_together_is_taken():
     given = ["guidance_method=apg", "apg_eta=0.5", "solver=unipc_3", "num_steps=9", "shift=2.0"]
     options = drawing_options(told(*(f"sampling.{each}" for each in given)))
     assert (options.apg_eta, options.solver, options.num_steps) == (0.5, "unipc_3", 9)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_training_is_refused_before_anything_is_encoded(tmp_path, dry_run):
+    with pytest.raises(ValueError, match="apg_eta would have no effect"):
+        run_training(
+            "scenes-tiny", ["sampling.apg_eta=0.5"], tmp_path / "run", dry_run, lambda *_: None
+        )
+    assert not (tmp_path / "stores").exists()

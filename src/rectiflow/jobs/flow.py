@@ -18,7 +18,7 @@ from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.text import TextEncoders, TextStates
 from rectiflow.flow.formulations import formulation
-from rectiflow.jobs.grids import PictureGrid, grid_prompts
+from rectiflow.jobs.grids import PictureGrid, drawing_options, grid_prompts
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.jobs.records import claim_data, data_identity, scenes_of
 from rectiflow.nn.backbones import new_network
@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     """A network on latents and text states, both encoded once into `<runs>/stores`."""
+    drawing_options(recipe)  # its mistakes are told before anything is encoded
     section = dataclasses.asdict(recipe.encoders)
     autoencoder, text = load_encoders(section)
     network = _new_network(recipe, autoencoder, text)

@@ -39,13 +39,13 @@ def plan(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
 
 
 def _flow_costs(recipe: FlowRecipe) -> dict[str, Any]:
-    from rectiflow.flow.formulations import formulation
     from rectiflow.jobs.flow import shape_of
+    from rectiflow.jobs.grids import drawing_options
     from rectiflow.nn.backbones import backbone_of
     from rectiflow.preparation.encode import Encoders
     from rectiflow.sampling.load import load_encoders
 
-    formulation(recipe.objective.formulation)  # refuses unknown names
+    drawing_options(recipe)  # refuses unknown names, and what cannot be drawn
     autoencoder, text = load_encoders(dataclasses.asdict(recipe.encoders))
     shape = shape_of(recipe, autoencoder, text)
     side = recipe.data.size_px // autoencoder.factor

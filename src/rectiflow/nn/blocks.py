@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rectiflow.nn.attention import QKNorm, joint_attention
-from rectiflow.nn.kernels import gelu, layer_norm, linear_of_few, modulate, no_autocast, steer
+from rectiflow.nn.kernels import LinearOfFew, gelu, layer_norm, modulate, no_autocast, steer
 
 Tokens = Float[Tensor, "batch tokens width"]
 Vector = Float[Tensor, "batch width"]
@@ -24,13 +24,12 @@ class Modulation(nn.Module):
     def __init__(self, width: int, num: int) -> None:
         super().__init__()
         self.num = num
-        self.project = nn.Linear(width, num * width)
+        self.project = LinearOfFew(width, num * width)
 
     def forward(self, activated: Vector) -> tuple[Tensor, ...]:
         """Each of shape (batch, 1, width), in float32 unless the weights are stored otherwise."""
         with no_autocast(activated.device):
-            vectors = linear_of_few(activated, self.project.weight, self.project.bias)
-            return vectors[:, None].chunk(self.num, dim=-1)
+            return self.project(activated)[:, None].chunk(self.num, dim=-1)
 
 
 class Stream(nn.Module):
