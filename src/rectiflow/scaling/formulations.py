@@ -39,7 +39,7 @@ REFERENCE: Final = "rf/lognorm(0.00,1.00)"
 BUDGET: Final = "budget.json"
 NUM_PICTURES: Final = 128
 NUM_VALIDATIONS: Final = 5
-"""Steps of which the best is chosen, evenly spaced."""
+"""Steps of which the best is chosen, evenly spaced; the last is the end."""
 
 MEASURING_SECONDS: Final = 65.0
 """Of 128 pictures in all settings on one core; for the times of a dry run."""
@@ -138,7 +138,7 @@ def _settings(name: str, num_steps: int) -> tuple[str, ...]:
     return (
         f'objective.formulation="{name}"',
         f"training.num_steps={num_steps}",
-        f"training.validate_every_steps={max(1, num_steps // NUM_VALIDATIONS)}",
+        f"training.validate_every_steps={-(-num_steps // NUM_VALIDATIONS)}",
         "training.keep_best=true",
     )
 
