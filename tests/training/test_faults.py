@@ -2,14 +2,17 @@
 
 import errno
 import os
+import signal
 
 import pytest
 
 from rectiflow.errors import DataError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
+from rectiflow.training.loop import Hooks, train
+from rectiflow.training.validation import FlowValidation
 from tests.training.test_restart import Killed, assert_same_run, killing_at
-from tests.training.tiny import tiny_settings, tiny_train
+from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,32 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_again(tmp_path):
         tiny_train(tmp_path)
     assert checkpoint.list_checkpoints(run) == folders
     assert hidden(run) == []
+
+
+# Validations come in pairs, of the weights and of their average: after 5, 10 and 12 steps.
+@pytest.mark.parametrize(("call", "step"), [(1, 5), (4, 10), (5, 12), (6, 12)])
+def test_sigterm_does_not_wait_for_the_end_of_a_validation(undisturbed, tmp_path, call, step):
+    objective, num_calls, seen = tiny_objective(), [], []
+    validation = FlowValidation(objective, TinySource(6, seed=9), seed=3)
+
+    def validate(model):
+        seen.append(step)
+        if len(seen) == call:
+            signal.raise_signal(signal.SIGTERM)
+            objective.model.register_forward_hook(lambda *_: num_calls.append(1))
+        return validation(model)
+
+    run = Run(tmp_path)
+    result = train(
+        objective, TinySource(), tiny_settings(), run, seed=3, hooks=Hooks(validate=validate)
+    )
+    assert (result.status, result.step) == ("interrupted", step)
+    assert num_calls == []
+    assert checkpoint.load(checkpoint.newest(run)).state["owes_line"] is True
+    assert run.result() is None
+    tiny_train(tmp_path)
+    assert_same_run(run, undisturbed)
+    assert run.result()["metrics"]["val_loss"] == undisturbed.result()["metrics"]["val_loss"]
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

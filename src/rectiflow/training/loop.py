@@ -6,7 +6,6 @@ What a run computes is a function of its recipe and the step. The clock enters t
 
 import dataclasses
 import logging
-import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from rectiflow.errors import DivergenceError, NonFiniteError
+from rectiflow.errors import DivergenceError
 from rectiflow.machine import num_cores, processor
 from rectiflow.runs import Run, write_json
 from rectiflow.training import checkpoint
@@ -25,6 +23,7 @@ from rectiflow.training.averages import keep_averages
 from rectiflow.training.batches import Batches
 from rectiflow.training.best import BestKeeper
 from rectiflow.training.checkpoint import Checkpoint
+from rectiflow.training.evaluation import Evaluation, GivenUpError, Observer, Validate
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
 from rectiflow.training.roll_backs import RollBack, add_roll_back, read_roll_backs
@@ -32,7 +31,6 @@ from rectiflow.training.schedule import rate_factor, steps_in
 from rectiflow.training.settings import PACE_STEPS, TrainingSettings
 from rectiflow.training.signals import StopRequest
 from rectiflow.training.starting import explaining_the_disk, starting_state
-from rectiflow.training.state import TrainState
 from rectiflow.training.stepping import Stepper
 
 _log = logging.getLogger(__name__)
@@ -40,8 +38,6 @@ _log = logging.getLogger(__name__)
 CLOCK_GUARD = 1.5
 """A run given in minutes stops, with a checkpoint, at this multiple of them."""
 
-Validate = Callable[[nn.Module], Mapping[str, Any]]
-Observer = Callable[[TrainState], Mapping[str, float]]
 Progress = Callable[[int, int | None, Mapping[str, Any]], None]
 
 
@@ -142,7 +138,9 @@ class _Loop:
         self.latest: dict[str, Any] = {}
         self._pace_seconds: list[float] = []
         self._started = self._last_tick = self._last_checkpoint = time.monotonic()
-        self._saved_step = self.state.step
+        self._saved_step = self._step_at_hand = self.state.step
+        self.stop_request = StopRequest()
+        self.evaluation = Evaluation(self.stepper, self.state, self.stop_request)
         self.best = BestKeeper(run, self.state.step) if settings.keep_best else None
 
     def run(self, facts: Mapping[str, Any]) -> Result:
@@ -151,10 +149,10 @@ class _Loop:
             return self._result("finished", f"{self.folder.folder} is finished")
         checkpoint.remove_leftovers(self.folder)
         self.folder.diverged_path.unlink(missing_ok=True)
-        with self._in_place(), self._noting_divergence(), StopRequest() as stop:
-            while not self._is_finished():
+        with self._in_place(), self._noting_divergence(), self.stop_request as stop:
+            while self.state.owes_line or not self._is_finished():
                 try:
-                    self._one_step()
+                    self._advance()
                 except DivergenceError as error:
                     self._roll_back(error)
                 if stop.name:
@@ -180,7 +178,7 @@ class _Loop:
         """Be where the state is: what is written of later steps is cut off, to be made again."""
         step = self.state.step
         checkpoint.remove_averages_after(self.folder, step)
-        self.log = MetricsLog(self.folder, step)
+        self.log = MetricsLog(self.folder, step - 1 if self.state.owes_line else step)
         self._recall_metrics()
         self._feed = self.batches.after(step)
 
@@ -223,6 +221,12 @@ class _Loop:
         for row in self.folder.metrics():
             self.latest |= {name: value for name, value in row.items() if name != "step"}
 
+    def _advance(self) -> None:
+        if self.state.owes_line:
+            self._log_or_owe()
+        else:
+            self._one_step()
+
     def _one_step(self) -> None:
         state = self.state
         rate = rate_factor(state.step, self.num_steps, self.settings)
@@ -232,7 +236,7 @@ class _Loop:
         seconds = time.perf_counter() - started
         self._settle_pace(seconds)
         self._keep_averages()
-        self._log_what_is_due()
+        self._log_or_owe()
         if self.hooks.on_progress is not None:
             self.hooks.on_progress(state.step, self.num_steps, {**self.latest, **metrics})
         now = time.monotonic()
@@ -260,41 +264,34 @@ class _Loop:
         if settings.widths and self._due(settings.snapshot_every_steps):
             keep_averages(self.state, settings)
 
+    def _log_or_owe(self) -> None:
+        """Log, unless a stop is asked for meanwhile: then the resumed run does it first of all."""
+        try:
+            self._log_what_is_due()
+            self.state.owes_line = False
+        except GivenUpError:
+            self.state.owes_line = True
+
     def _log_what_is_due(self) -> None:
         line: dict[str, Any] = {}
         if self._due(self.settings.log_every_steps):
             line |= self.state.meter.means()
-            self.state.meter.clear()
             line["samples_per_second"] = self.settings.batch_size / line["step_seconds"]
         if self.hooks.validate is not None and self._due(self.settings.validate_every_steps):
             started = time.perf_counter()
-            validated = self._validate(self.hooks.validate)
+            validated = self.evaluation.validate(self.hooks.validate)
             line |= validated
             if self.best is not None:
                 self.best.offer(self.state, validated)
             line["validation_seconds"] = time.perf_counter() - started
         if self.hooks.observers and self._due(self.settings.sample_every_steps):
-            with self.stepper.evaluating():
-                for observe in self.hooks.observers:
-                    line |= observe(self.state)
+            line |= self.evaluation.observe(self.hooks.observers)
         if line:
             line["elapsed_seconds"] = self.state.elapsed_seconds
             self.log.write(self.state.step, line)
             self.latest |= line
-
-    def _validate(self, validate: Validate) -> dict[str, Any]:
-        model = self.state.model
-        with self.stepper.evaluating():
-            line = dict(validate(model))
-            with self.state.ema.applied():
-                line |= {f"{name}_ema": value for name, value in validate(model).items()}
-            for label, average in self.state.averages.items():
-                with average.applied():
-                    line |= {f"{name}_{label}": value for name, value in validate(model).items()}
-        for name in ("val_loss", "val_loss_ema"):
-            if not math.isfinite(line.get(name, 0.0)):
-                raise NonFiniteError(f"{name} is not finite at step {self.state.step}")
-        return line
+        if self._due(self.settings.log_every_steps):
+            self.state.meter.clear()
 
     @contextmanager
     def _noting_divergence(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ class TrainState:
         step: Finished steps.
         elapsed_seconds: Time spent training in all processes so far.
         averages: The further averages of the weights, by the name of their file in a checkpoint.
+        owes_line: Whether the line of metrics of `step`, if one is due, is still to be written.
         gradient_norms: Of the last steps, as far as `training.guard` looks for spikes.
     """
 
@@ -40,6 +41,7 @@ class TrainState:
     step: int = 0
     elapsed_seconds: float = 0.0
     averages: Mapping[str, Ema] = field(default_factory=dict)
+    owes_line: bool = False
     gradient_norms: deque[float] = field(default_factory=lambda: deque(maxlen=SPIKE_WINDOW))
 
     def update_averages(self) -> None:
@@ -62,6 +64,8 @@ class TrainState:
         }
         if self.gradient_norms:
             state["gradient_norms"] = list(self.gradient_norms)
+        if self.owes_line:
+            state["owes_line"] = True
         return Checkpoint(self.step, tensors, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -83,6 +87,7 @@ class TrainState:
         self.optimizers.load(checkpoint.tensors["optimizer"])
         self.meter.load(checkpoint.state["meter"])
         self.elapsed_seconds = checkpoint.state["elapsed_seconds"]
+        self.owes_line = checkpoint.state.get("owes_line", False)
         norms = checkpoint.state.get("gradient_norms", ())
         self.gradient_norms = deque(norms, maxlen=SPIKE_WINDOW)
         self.step = checkpoint.step

@@ -84,9 +84,11 @@ class Stepper:
         """The model in evaluation mode, no gradients, the run's precision."""
         model = self.objective.model
         model.eval()
-        with torch.no_grad(), self.autocast():
-            yield
-        model.train()
+        try:
+            with torch.no_grad(), self.autocast():
+                yield
+        finally:
+            model.train()
 
     def _loss(self, batch: Batch, draws: Draws) -> Terms:
         with self.autocast():
