@@ -18,6 +18,7 @@ SETTINGS = [
     "training.num_steps=2",
     "training.batch_size=2",
     "training.warmup_steps=0",
+    "training.attention_blocks=1",
     "training.averages.decays=[0.3]",
     "training.averages.widths=[0.05, 0.2]",
     "training.averages.snapshot_every_steps=1",
@@ -76,6 +77,11 @@ def test_what_the_run_does_not_hold_is_refused(flow, tmp_path, wanted, message):
     with pytest.raises(ValueError, match=message):
         export_average(flow.folder, tmp_path / "bundle", **wanted)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_attention_of_the_last_blocks_is_logged(flow):
+    row = flow.metrics()[-1]
+    assert row["attention_entropy_by_block"] == [row["attention_entropy"]]
 
 
 def test_a_dry_run_counts_the_averages():

@@ -30,7 +30,9 @@ from rectiflow.runs import Run, write_json
 from rectiflow.sampling.load import load_encoders, network_config
 from rectiflow.sampling.sources import encoder_folders
 from rectiflow.sealing import seal, sha256
+from rectiflow.training.attention_observer import AttentionObserver
 from rectiflow.training.ema import named_tensors
+from rectiflow.training.evaluation import Observer
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.recipe import FlowRecipe
@@ -52,7 +54,10 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     prepared, facts = _prepare(recipe, run, autoencoder, text, progress)
     training, held_out = _sources(recipe, prepared)
     grid = PictureGrid(network, autoencoder, text, recipe, grid_prompts(recipe, prepared))
-    hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=(grid,))
+    observers: list[Observer] = [grid]
+    if num := recipe.training.attention_blocks:
+        observers.append(AttentionObserver(objective, held_out, recipe.seed, num))
+    hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=observers)
 
     def finish(run: Run) -> Mapping[str, Any]:
         export(network, recipe.model.kind, section, run, run.export)

@@ -78,6 +78,7 @@ class AutoencoderRecipe:
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
+        _check_no_network(self.training)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +97,7 @@ class EncodersRecipe:
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
+        _check_no_network(self.training)
 
 
 Recipe = FlowRecipe | AutoencoderRecipe | EncodersRecipe
@@ -152,3 +154,11 @@ def _check_identity(name: str, seed: int) -> None:
     # First weights come from torch's generator, which uses 32 bits of its seed.
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in [0, {2**32 - 1}], got {seed}")
+
+
+def _check_no_network(training: TrainingSettings) -> None:
+    if training.attention_blocks:
+        raise ValueError(
+            "training.attention_blocks watches the network of a flow; it must be 0 here, "
+            f"got {training.attention_blocks}"
+        )

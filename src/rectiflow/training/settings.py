@@ -249,6 +249,8 @@ class TrainingSettings:
         validate_every_steps: Cadence of the validation loss; 0 only at the end.
         sample_every_steps: Cadence of sheets of pictures, of a flow or an autoencoder; 0 only at
             the end.
+        attention_blocks: Last blocks of a flow's network whose attention is watched at that
+            cadence, logits and entropy; 0 is off (the paper's Fig. 5 has 5).
         checkpoint_every_steps: Cadence of checkpoints; 0 is off.
         checkpoint_every_minutes: The same by the clock; 0 is off.
         keep_checkpoints: Newest checkpoints that are kept.
@@ -284,6 +286,7 @@ class TrainingSettings:
     log_every_steps: int = field(default=20, metadata=FREE)
     validate_every_steps: int = field(default=500, metadata=FREE)
     sample_every_steps: int = field(default=500, metadata=FREE)
+    attention_blocks: int = field(default=0, metadata=FREE)
     checkpoint_every_steps: int = field(default=0, metadata=FREE)
     checkpoint_every_minutes: float = field(default=5.0, metadata=FREE)
     keep_checkpoints: int = field(default=2, metadata=FREE)
