@@ -25,6 +25,7 @@ VERBS = [
     ("evaluate",),
     ("data", "preview"),
     ("model", "info"),
+    ("plan",),
     ("bench",),
     ("bundle",),
     ("convert",),

@@ -114,9 +114,8 @@ def test_the_papers_gmacs_are_those_of_the_layers(name):
     assert told.layers == layer_macs_of(network, 8, 16, (3, 2))
 
 
-@pytest.mark.parametrize("depth", [24, 38])
-def test_training_flops_of_the_papers_sizes_are_those_that_torch_counts(depth):
-    config, side = RELEASES[f"mmdit-d{depth}"], 32
+def test_training_flops_of_the_papers_largest_are_those_that_torch_counts():
+    config, side = RELEASES["mmdit-d38"], 32
     counted = products_of(on_meta(partial(MMDiT, config)), side, side, (77, 77))
     assert backbone_of(config).products(config, side, side, (77, 77)) == counted
 

@@ -18,6 +18,7 @@ from rectiflow.cli import (
     data,
     evaluate,
     model,
+    plan,
     quickstart,
     sample,
     study,
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (quickstart, train, sample, evaluate, data, model, convert, bench, study, bundle):
+for verb in (quickstart, train, sample, evaluate, data, model, plan, convert, bench, study, bundle):
     verb.register(app)
 
 INTERRUPTED = 130
