@@ -36,6 +36,11 @@ def test_muon_keeps_one_average_of_the_weights_it_takes():
     assert parts["optimizer"] == 4 * (600 + 2 * 400)
 
 
+def test_every_further_average_is_another_copy_of_the_weights():
+    parts = memory_parts(workload(), 4, 1, is_checkpointed=False, num_averages=3)
+    assert parts["ema"] == 3 * 4000 // 4
+
+
 def test_a_kind_without_equal_blocks_is_not_checkpointed():
     with pytest.raises(ValueError, match="made-up has no equal blocks"):
         memory_parts(workload(checkpointed_bytes=None), 1, 1, is_checkpointed=True)

@@ -82,8 +82,12 @@ def test_a_recipe_is_planned_with_its_own_batch_optimizer_and_minutes(capsys):
     assert facts["run"]["images"] == pytest.approx(600 * best["images_per_second"], rel=1e-3)
     assert facts["days_as_published"] == []
     assert facts["storage"]["num_captions"] == 2
-    counted = answer(capsys, "scenes-tiny", "--set", "training.num_steps=70")
-    assert counted["run"]["images"] == 70 * 32
+    changed = ["training.num_steps=70", "training.averages.decays=[0.9]", "training.precision=fp32"]
+    told = answer(capsys, "scenes-tiny", *(word for each in changed for word in ("--set", each)))
+    assert told["run"]["images"] == 70 * 32
+    memory = told["advised"]["memory_bytes"]
+    assert memory["ema"] == 2 * memory["gradients"]
+    assert "the recipe trains in fp32; what is told is of bf16" in told["notes"]
 
 
 def test_a_page_for_people_names_the_way_the_paper_and_the_source(capsys):

@@ -63,6 +63,7 @@ def plan(
         num_gpus=gpus,
         batch=batch or subject.batch,
         optimizer=subject.optimizer,
+        num_averages=subject.num_averages,
         is_compiled=device.is_compiled and not eager,
         efficiency=efficiency,
     )

@@ -65,4 +65,6 @@ def _recipe_subject(name: str, assignments: Sequence[str]) -> Subject:
         images=None if num_steps is None else num_steps * training.batch_size,
         minutes=training.minutes,
         optimizer=training.optimizer,
+        num_averages=1 + len(training.averages.decays) + len(training.averages.widths),
+        is_bf16=training.precision != "fp32",
     )

@@ -34,6 +34,7 @@ class Cluster:
         num_gpus: Devices.
         batch: Samples of one optimizer step, over all devices.
         optimizer: `adamw` or `muon`.
+        num_averages: Averages of the weights that are kept beside them.
         is_compiled: Whether operations between the products are fused.
         efficiency: Share of the peak in place of the model's; None for the model's.
 
@@ -45,6 +46,7 @@ class Cluster:
     num_gpus: int
     batch: int
     optimizer: str = "adamw"
+    num_averages: int = 1
     is_compiled: bool = True
     efficiency: float | None = None
 
@@ -186,6 +188,7 @@ def _largest(
             microbatch,
             is_checkpointed=checkpointed,
             optimizer=cluster.optimizer,
+            num_averages=cluster.num_averages,
         )
 
     even = (n for n in range(cluster.per_gpu, 0, -1) if cluster.per_gpu % n == 0)

@@ -135,6 +135,8 @@ def _storage(subject: Subject) -> Mapping[str, Any]:
 def _notes(subject: Subject, way: Way, cluster: Cluster) -> Sequence[str]:
     """What limits this plan's word."""
     notes = []
+    if not subject.is_bf16:
+        notes.append("the recipe trains in fp32; what is told is of bf16")
     if subject.workload.is_estimate:
         notes.append(
             "activations and the time between products are estimates: counted in float32, times "

@@ -49,6 +49,7 @@ def memory_parts(
     *,
     is_checkpointed: bool,
     optimizer: str = "adamw",
+    num_averages: int = 1,
 ) -> Mapping[str, int]:
     """Bytes on one GPU during a step: master weights, gradients and averages in float32.
 
@@ -58,6 +59,7 @@ def memory_parts(
         microbatch: Samples in one forward pass.
         is_checkpointed: Whether blocks are computed anew in the backward pass.
         optimizer: `adamw`, two averages a weight; `muon`, one for the matrices of the blocks.
+        num_averages: Averages of the weights that are kept beside them.
 
     Returns:
         `weights`, `gradients`, `optimizer`, `ema`; `copies`, in bf16 for autocast, or where weights
@@ -79,7 +81,7 @@ def memory_parts(
         "weights": weights // shards + workload.constant_bytes,
         "gradients": weights // shards,
         "optimizer": averages // shards,
-        "ema": weights // shards,
+        "ema": num_averages * weights // shards,
         "copies": workload.copy_bytes if shards == 1 else gathered,
         "activations": microbatch * kept,
     }

@@ -34,6 +34,8 @@ class Subject:
         images: Samples of the run; None where the run is so many minutes.
         minutes: Of the run, where images are None.
         optimizer: `adamw` or `muon`.
+        num_averages: Averages of the weights that are kept beside them.
+        is_bf16: Whether its products are in bf16, as plans take them.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Subject:
     images: int | None
     minutes: float | None = None
     optimizer: str = "adamw"
+    num_averages: int = 1
+    is_bf16: bool = True
 
 
 def named_subject(row: Row, size_px: int | None = None) -> Subject:
