@@ -31,7 +31,7 @@ class Part:
     """A microbatch of the step at hand.
 
     Args:
-        batch: Its samples.
+        batch: Its samples, where the source left them: a step's would not all fit on a GPU.
         draws: Their randomness.
         terms: Their loss, on the CPU.
     """

@@ -301,6 +301,7 @@ class TrainingSettings:
             _at_least(f"{name}_every_steps", getattr(self, f"{name}_every_steps"), 0)
         for name in ("warmup_steps", "num_workers", "clip_norm", "weight_decay"):
             _at_least(name, getattr(self, name), 0)
+        _at_least("attention_blocks", self.attention_blocks, 0)
         _at_least("checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         for name in ("learning_rate", "muon_learning_rate", "eps"):
             _above(name, getattr(self, name), 0)

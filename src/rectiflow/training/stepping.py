@@ -50,9 +50,9 @@ class Stepper:
         state.model.train()
         for _ in range(self.settings.num_microbatches):
             batch, draws = next(batches)
-            batch = to_device(batch, self.device)
+            placed = to_device(batch, self.device)
             watch.lap("data_seconds")
-            terms = self._loss(batch, draws)
+            terms = self._loss(placed, draws)
             parts.append(Part(batch, draws, _to_cpu(terms)))
             watch.lap("forward_seconds")
             self._check_losses(state, parts)
@@ -90,6 +90,9 @@ class Stepper:
         finally:
             model.train()
 
+    def _again(self, part: Part) -> Terms:
+        return self._loss(to_device(part.batch, self.device), part.draws)
+
     def _loss(self, batch: Batch, draws: Draws) -> Terms:
         with self.autocast():
             return self.objective.loss(batch, draws)
@@ -102,14 +105,14 @@ class Stepper:
         last = parts[-1]
         if bool(last.terms.loss.isfinite().all()):
             return
-        where = first_bad_output(state.model, last, lambda: self._loss(last.batch, last.draws))
+        where = first_bad_output(state.model, last, lambda: self._again(last))
         raise NonFiniteError(explain("the loss is not finite", state.step + 1, where, parts))
 
     def _update(self, state: TrainState, rate: float, parts: list[Part]) -> float:
         norm, step = float(state.optimizers.clip(self.settings.clip_norm)), state.step + 1
         if not norm < float("inf"):
             where, bad = first_bad_gradient(
-                state.model, parts, lambda part: self._descend(self._loss(part.batch, part.draws))
+                state.model, parts, lambda part: self._descend(self._again(part))
             )
             raise NonFiniteError(explain("the gradient is not finite", step, where, parts, bad))
         factor = self.settings.guard.spike_factor
