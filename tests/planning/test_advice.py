@@ -42,6 +42,12 @@ def test_of_ways_that_take_as_long_the_simplest_is_advised():
     assert advised(ways, 8, "fsdp").strategy == "fsdp"
 
 
+def test_a_network_that_takes_no_time_is_not_sharded():
+    tiny = ways_of(workload(), of(8, 64, peak_flops=1e7, bandwidth=1e7))
+    fastest = min(tiny[1:], key=lambda way: way.step.seconds)
+    assert advised(tiny, 8).strategy == "ddp" != fastest.strategy
+
+
 def test_what_does_not_fit_is_not_advised_and_named_as_the_reason():
     ways = ways_of(workload(), of(8, 64, memory_bytes=20_000, bandwidth=1e9))
     best = advised(ways, 8)

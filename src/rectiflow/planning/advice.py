@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SAME: Final = 1.02
 """Of two ways that take as long to this factor, the simpler is taken."""
 
+SAME_SECONDS: Final = 0.005
+"""So are ways that differ by less: launches of kernels, not modelled, would decide."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cluster:
@@ -130,7 +133,8 @@ def advised(ways: Sequence[Way], num_gpus: int, strategy: Strategy | None = None
             "take more GPUs or larger ones"
         )
     fastest = min(way.step.seconds for way in fitting)
-    return next(way for way in fitting if way.step.seconds <= SAME * fastest)
+    bound = max(SAME * fastest, fastest + SAME_SECONDS)
+    return next(way for way in fitting if way.step.seconds <= bound)
 
 
 def reasons(best: Way, ways: Sequence[Way], usable_bytes: float) -> list[str]:
