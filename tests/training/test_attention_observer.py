@@ -80,7 +80,7 @@ def test_attention_that_is_not_finite_is_a_divergence():
 def test_watching_changes_nothing_that_is_trained_and_is_logged(tmp_path):
     objective = tiny_objective()
     observer = AttentionObserver(objective, TinySource(6, seed=9), seed=3, num_blocks=1)
-    settings = tiny_settings(sample_every_steps=6)
+    settings = tiny_settings(num_steps=6, sample_every_steps=3, validate_every_steps=0)
     tiny_train(tmp_path / "watched", settings, objective, observers=[observer])
     plain = tiny_objective()
     tiny_train(tmp_path / "plain", settings, plain)
@@ -89,8 +89,8 @@ def test_watching_changes_nothing_that_is_trained_and_is_logged(tmp_path):
     ):
         assert torch.equal(ours, theirs), name
     rows = {row["step"]: row for row in Run(tmp_path / "watched").metrics()}
-    assert rows[6]["attention_logit_max"] != rows[12]["attention_logit_max"]
-    assert "attention_entropy" not in rows[10]
+    assert rows[3]["attention_logit_max"] != rows[6]["attention_logit_max"]
+    assert "attention_entropy" not in rows[4]
 
 
 @pytest.mark.parametrize("recipe", ["autoencoder-tiny", "encoders-tiny"])

@@ -15,7 +15,7 @@ from rectiflow.training.sections import GuardSettings
 from tests.training.test_restart import Killed, killing_at
 from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
 
-MODULES = ("blocks.1.image.out", "blocks.0.context.project", "final.project")
+MODULES = ("blocks.1.image.out", "blocks.0.context.project")
 ROLL_BACK = GuardSettings(on_divergence="roll_back", max_roll_backs=2)
 
 
