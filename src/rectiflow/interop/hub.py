@@ -73,7 +73,11 @@ def _fetch_file(repository: str, file: str) -> Path:
 def _explaining(repository: str) -> Iterator[None]:
     """Tell what to do where the hub refuses or cannot be reached."""
     # HTTPError is the base of all failures of the client that the hub's library happens to use.
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
+        LocalEntryNotFoundError,
+    )
 
     try:
         yield
