@@ -36,7 +36,7 @@ def subject_of(name: str, assignments: Sequence[str] = (), size_px: int | None =
         return _recipe_subject(name, (*assignments, *size))
     row = row_of(name)
     if row is None:
-        every = [*names, *(each.name for each in every_row())]
+        every = list({*names, *(each.name for each in every_row())})
         raise ValueError(f"unknown recipe or network {name!r}; {nearest(name, every)}")
     if assignments:
         raise ValueError(f"{name} is a network, not a recipe: it has no settings to change")
