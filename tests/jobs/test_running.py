@@ -27,7 +27,7 @@ from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.recipe import recipe_from_dict
-from rectiflow.training.settings import ScenesData
+from rectiflow.training.settings.data import ScenesData
 from rectiflow.training.state import TrainState
 
 QUICK = ["training.num_steps=2", "data.size_px=32", "data.num_validation=4", "seed=3"]

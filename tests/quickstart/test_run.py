@@ -14,7 +14,7 @@ from rectiflow.jobs import run_training
 from rectiflow.jobs.encoders import corpus
 from rectiflow.quickstart import run as run_module
 from rectiflow.quickstart import run_quickstart
-from rectiflow.training.settings import ScenesData
+from rectiflow.training.settings.data import ScenesData
 
 SETTINGS = (
     "training.num_steps=3",

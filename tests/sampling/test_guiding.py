@@ -21,7 +21,7 @@ from rectiflow.sampling.guiding import Guide, guided_velocity, num_network_calls
 from rectiflow.sampling.load import load
 from rectiflow.sampling.options import GUIDANCE_METHODS, SamplingOptions
 from rectiflow.sampling.solving import Start, carry
-from rectiflow.training.settings import SamplingSettings
+from rectiflow.training.settings.sampling import SamplingSettings
 from tests.sampling import tiny
 from tests.sampling.tiny import pipeline
 

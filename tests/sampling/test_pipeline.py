@@ -10,7 +10,7 @@ from rectiflow.flow.solvers import SOLVERS
 from rectiflow.sampling.images import to_bytes
 from rectiflow.sampling.options import SamplingOptions
 from rectiflow.sampling.pipeline import picture_generator
-from rectiflow.training.settings import SamplingSettings
+from rectiflow.training.settings.sampling import SamplingSettings
 from tests.sampling import tiny
 from tests.sampling.tiny import CAPTIONS, pipeline
 

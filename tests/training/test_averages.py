@@ -17,7 +17,7 @@ from rectiflow.training.averages import (
     relative_width,
 )
 from rectiflow.training.ema import Ema, power_function
-from rectiflow.training.sections import WIDEST, AveragesSettings
+from rectiflow.training.settings.sections import WIDEST, AveragesSettings
 from tests.training.test_restart import Killed, killing_at
 from tests.training.tiny import tiny_settings, tiny_train
 

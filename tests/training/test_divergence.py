@@ -11,7 +11,7 @@ from rectiflow.runs import Run, without_clock
 from rectiflow.training import checkpoint
 from rectiflow.training.divergence import SPIKE_AFTER, spike_of
 from rectiflow.training.roll_backs import RollBack, num_skipped, read_roll_backs
-from rectiflow.training.sections import GuardSettings
+from rectiflow.training.settings.sections import GuardSettings
 from tests.training.test_restart import Killed, killing_at
 from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
 

@@ -9,7 +9,7 @@ from rectiflow.nn.pixart import PixArt, PixArtConfig
 from rectiflow.training.objectives.base import Objective, Terms
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.optim import Optimizers
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 from tests.training.tiny import tiny_objective
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rectiflow.training.schedule import rate_factor, steps_in
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 
 
 def settings(**changes):

@@ -22,7 +22,7 @@ from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.runs import Run
 from rectiflow.training.loop import Hooks, train
 from rectiflow.training.objectives.flow import FlowObjective
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.validation import FlowValidation
 
 

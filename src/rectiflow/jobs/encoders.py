@@ -15,7 +15,7 @@ from rectiflow.runs import Run
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.encoders import EncodersObjective
 from rectiflow.training.recipe import EncodersRecipe
-from rectiflow.training.settings import FolderData, ScenesData
+from rectiflow.training.settings.data import FolderData, ScenesData
 from rectiflow.training.validation import HeldOutValidation
 
 CORPUS_SCENES = 20_000  # captions of so many scenes make the vocabulary and the context lengths

@@ -36,7 +36,7 @@ from rectiflow.training.evaluation import Observer
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.recipe import FlowRecipe
-from rectiflow.training.settings import ScenesData
+from rectiflow.training.settings.data import ScenesData
 from rectiflow.training.validation import FlowValidation
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from rectiflow.sampling.options import SamplingOptions, refuse_idle
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.solving import check_solver
 from rectiflow.training.recipe import FlowRecipe
-from rectiflow.training.settings import SamplingSettings, ScenesData
+from rectiflow.training.settings.data import ScenesData
+from rectiflow.training.settings.sampling import SamplingSettings
 from rectiflow.training.state import TrainState
 
 SHOWN_PX = 128  # side of a picture on a sheet, at least

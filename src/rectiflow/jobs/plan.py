@@ -14,7 +14,8 @@ from rectiflow import config
 from rectiflow.runs import Run
 from rectiflow.training.recipe import EncodersRecipe, FlowRecipe, Recipe
 from rectiflow.training.resume import check_claim
-from rectiflow.training.settings import ScenesData, TrainingSettings
+from rectiflow.training.settings.data import ScenesData
+from rectiflow.training.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
     from rectiflow.preparation.encode import Encoders

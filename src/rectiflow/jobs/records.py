@@ -10,7 +10,7 @@ from rectiflow.data.scene_records import VALIDATION_SEED, SceneRecords
 from rectiflow.preparation.prepared import split_ids
 from rectiflow.runs import Run, read_json, write_json
 from rectiflow.training.checkpoint import list_checkpoints
-from rectiflow.training.settings import FolderData, ScenesData
+from rectiflow.training.settings.data import FolderData, ScenesData
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.loop import Result, train
 from rectiflow.training.recipe import Recipe, load_recipe
 from rectiflow.training.resume import claim
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 
 
 def run_training(

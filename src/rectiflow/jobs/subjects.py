@@ -13,7 +13,7 @@ from rectiflow.planning.workload import workload_of
 from rectiflow.preparation.encode import Encoders
 from rectiflow.sampling.load import load_encoders
 from rectiflow.training.recipe import FlowRecipe, load_recipe, packaged_recipes
-from rectiflow.training.settings import ScenesData
+from rectiflow.training.settings.data import ScenesData
 
 
 def subject_of(name: str, assignments: Sequence[str] = (), size_px: int | None = None) -> Subject:

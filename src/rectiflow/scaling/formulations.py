@@ -29,7 +29,7 @@ from rectiflow.scaling.scheduling import Crew, Program
 from rectiflow.scaling.study import Cell
 from rectiflow.training.recipe import load_recipe
 from rectiflow.training.schedule import steps_in
-from rectiflow.training.settings import PACE_STEPS
+from rectiflow.training.settings.training import PACE_STEPS
 
 NAME: Final = "formulations"
 DEFAULT_RECIPE: Final = "scenes-study"

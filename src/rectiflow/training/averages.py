@@ -25,7 +25,7 @@ from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.ema import Ema, exponential, power_function
-from rectiflow.training.sections import WIDEST, AveragesSettings
+from rectiflow.training.settings.sections import WIDEST, AveragesSettings
 from rectiflow.training.state import TrainState
 
 WIDTHS = "widths"

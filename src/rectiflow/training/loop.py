@@ -28,7 +28,7 @@ from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
 from rectiflow.training.roll_backs import RollBack, add_roll_back, read_roll_backs
 from rectiflow.training.schedule import rate_factor, steps_in
-from rectiflow.training.settings import PACE_STEPS, TrainingSettings
+from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
 from rectiflow.training.signals import StopRequest
 from rectiflow.training.starting import explaining_the_disk, starting_state
 from rectiflow.training.stepping import Stepper

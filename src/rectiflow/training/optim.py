@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rectiflow.training.ema import copy_into
 from rectiflow.training.objectives.base import Objective
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 
 
 class Optimizers:

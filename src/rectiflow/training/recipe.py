@@ -10,16 +10,10 @@ from rectiflow import config
 from rectiflow.config import STRICT, by_kind
 from rectiflow.encoders.settings import AUTOENCODER_FACTOR, AutoencoderModel, EncodersModel
 from rectiflow.nn.settings import AnyNetworkSettings, MMDiTSettings
-from rectiflow.training.settings import (
-    AutoencoderLoss,
-    EncodersLoss,
-    EncodersSettings,
-    FlowSettings,
-    FolderData,
-    SamplingSettings,
-    ScenesData,
-    TrainingSettings,
-)
+from rectiflow.training.settings.data import EncodersSettings, FolderData, ScenesData
+from rectiflow.training.settings.objectives import AutoencoderLoss, EncodersLoss, FlowSettings
+from rectiflow.training.settings.sampling import SamplingSettings
+from rectiflow.training.settings.training import TrainingSettings
 
 Data = Annotated[ScenesData | FolderData, by_kind]
 

@@ -2,7 +2,7 @@
 
 import math
 
-from rectiflow.training.settings import PACE_STEPS, TrainingSettings
+from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
 
 
 def rate_factor(step: int, num_steps: int | None, settings: TrainingSettings) -> float:

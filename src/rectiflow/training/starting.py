@@ -13,7 +13,7 @@ from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.objectives.base import Objective
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.resume import load_initial
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.state import TrainState
 from rectiflow.training.stepping import Stepper
 

@@ -19,7 +19,7 @@ from rectiflow.training.divergence import (
 )
 from rectiflow.training.metrics import Stopwatch
 from rectiflow.training.objectives.base import Batch, Objective, Terms
-from rectiflow.training.settings import TrainingSettings
+from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.state import TrainState
 from rectiflow.training.validation import to_device
 

@@ -10,7 +10,7 @@ from rectiflow.training.objectives.autoencoder import (
     edge_error,
     kl_to_standard_normal,
 )
-from rectiflow.training.settings import AutoencoderLoss
+from rectiflow.training.settings.objectives import AutoencoderLoss
 
 MODEL = AutoencoderModel(latent_channels=4, widths=(8, 8, 16, 16), norm_groups=4)
 

@@ -17,7 +17,7 @@ from rectiflow.training.objectives.encoders import (
     same_rows,
     words_loss,
 )
-from rectiflow.training.settings import EncodersLoss
+from rectiflow.training.settings.objectives import EncodersLoss
 
 MODEL = EncodersModel(
     clip_l_width=32,

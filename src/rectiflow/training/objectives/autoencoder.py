@@ -7,7 +7,7 @@ from torch import Tensor
 from rectiflow.data.draws import Draws
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.training.objectives.base import Batch, Objective, Terms
-from rectiflow.training.settings import AutoencoderLoss
+from rectiflow.training.settings.objectives import AutoencoderLoss
 
 
 class AutoencoderObjective(Objective):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from rectiflow.data.draws import Draws
 from rectiflow.encoders.pretraining import OFFSETS, RECALLED, EncodersInTraining, Towers
 from rectiflow.training.objectives.base import Batch, Objective, Terms
-from rectiflow.training.settings import EncodersLoss
+from rectiflow.training.settings.objectives import EncodersLoss
 
 
 class EncodersObjective(Objective):

@@ -1,0 +1,1 @@
+"""Sections of a recipe. Imports nothing heavy: reading a recipe costs no torch."""
