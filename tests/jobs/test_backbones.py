@@ -66,7 +66,7 @@ def test_a_run_of_every_kind_goes_all_the_way(name, root, tmp_path, caplog):
 
 def test_a_run_that_lost_its_last_steps_takes_them_again_bit_for_bit(root):
     name = "uvit"  # it has every sort of layer
-    checkpoints = ["training.checkpoint_every_steps=1", "training.keep_checkpoints=3"]
+    checkpoints = ["training.checkpoint_every_steps=1", "training.retain.newest=3"]
     settings = [*QUICK, "training.num_steps=3", *checkpoints, *SMALL[name]]
     whole, cut = root / f"{name} whole", root / f"{name} cut"
     run_training(f"{name}-tiny", settings, whole, False, silent)

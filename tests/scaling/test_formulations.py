@@ -119,7 +119,7 @@ def test_runs_differ_in_formulation_and_seed_alone():
     assert len(same) == 1
     training = recipes[0].training
     assert training.num_steps == 300
-    assert training.keep_best
+    assert training.retain.best
     assert training.validate_every_steps == 60
 
 

@@ -194,7 +194,7 @@ def test_a_loss_that_blew_up_and_stayed_there_is_divergence(run, monkeypatch):
 @pytest.mark.parametrize("spoil", [lambda run: run.result_path.unlink(), checkpoint.remove_best])
 def test_a_run_that_is_not_finished_or_kept_no_best_step_is_refused(run, spoil):
     spoil(run)
-    with pytest.raises(ValueError, match=r"train it to its end with training\.keep_best=true"):
+    with pytest.raises(ValueError, match=r"train it to its end with training\.retain\.best=true"):
         measure_run(run.folder, NUM, "cpu")
 
 

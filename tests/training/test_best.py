@@ -13,6 +13,7 @@ from rectiflow.training.best import BestKeeper, best, metrics_of
 from rectiflow.training.ema import Ema, copy_into, exponential, named_tensors
 from rectiflow.training.loop import Hooks, train
 from rectiflow.training.optim import Optimizers
+from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.state import TrainState
 from rectiflow.training.validation import FlowValidation
 from tests.training.test_restart import Killed, finish, killing_at
@@ -20,7 +21,7 @@ from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_
 
 # A rate so high that the loss falls and rises again.
 SETTINGS = dict(
-    keep_best=True,
+    retain=RetainSettings(best=True),
     validate_every_steps=1,
     optimizer="adamw",
     learning_rate=0.2,
@@ -97,7 +98,9 @@ def test_a_killed_run_keeps_bit_for_bit_what_an_uninterrupted_one_keeps(uninterr
     """Killed where its best is newer than its last checkpoint; and before any checkpoint."""
     expected = best(uninterrupted)
     late, early = Run(tmp_path / "late"), Run(tmp_path / "early")
-    words = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+    plain = {key: value for key, value in SETTINGS.items() if key != "retain"}
+    words = [f"{key}={json.dumps(value)}" for key, value in plain.items()]
+    words.append("retain={best = true}")
     assert finish(late.folder, *words, f"kill_at={expected.step}")[0] == -signal.SIGKILL
     with pytest.raises(Killed):
         tiny_train(early.folder, tiny_settings(**SETTINGS), on_progress=killing_at(4))

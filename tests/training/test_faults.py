@@ -10,6 +10,7 @@ from rectiflow.errors import DataError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.loop import Hooks, train
+from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.validation import FlowValidation
 from tests.training.test_restart import Killed, assert_same_run, killing_at
 from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
@@ -55,11 +56,11 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(undisturbed
 def test_one_checkpoint_is_kept_though_a_damaged_one_is_newer(tmp_path):
     """A damaged one that still counted as the newest would have the whole one deleted."""
     run = Run(tmp_path)
-    settings = tiny_settings(keep_checkpoints=2)
+    settings = tiny_settings(retain=RetainSettings(newest=2))
     with pytest.raises(Killed):
         tiny_train(tmp_path, settings, on_progress=killing_at(11))
     (checkpoint.newest(run) / "ema.safetensors").unlink()
-    settings = tiny_settings(keep_checkpoints=1, checkpoint_every_steps=6)
+    settings = tiny_settings(retain=RetainSettings(newest=1), checkpoint_every_steps=6)
     with pytest.raises(Killed):
         tiny_train(tmp_path, settings, on_progress=killing_at(7))
     assert [path.name for path in checkpoint.list_checkpoints(run)] == ["step-00000006"]

@@ -6,6 +6,7 @@ import torch
 from rectiflow.runs import Run, read_json
 from rectiflow.training import loop
 from rectiflow.training.batches import Batches
+from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.stepping import Stepper
 from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
 
@@ -136,7 +137,7 @@ def test_checkpoints_come_by_the_clock_too(slow_steps, tmp_path):
         num_steps=20,
         checkpoint_every_steps=0,
         checkpoint_every_minutes=1.0,
-        keep_checkpoints=9,
+        retain=RetainSettings(newest=9),
     )
     tiny_train(tmp_path, settings)
     names = sorted(path.name[-2:] for path in Run(tmp_path).checkpoints.iterdir())

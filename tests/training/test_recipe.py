@@ -132,7 +132,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path):
         ("training.averages.decays=[2]", r"training.averages.decays must be in \[0, 1\), got 2.0"),
         ("training.betas=[0.9, 2]", r"training.betas must be in \[0, 1\], got 2.0"),
         ("training.learning_rate=0", "training.learning_rate must be > 0, got 0.0"),
-        ("training.keep_checkpoints=0", "training.keep_checkpoints must be >= 1, got 0"),
+        ("training.retain.newest=0", "training.retain.newest must be >= 1, got 0"),
         ("training.clip_norm=-1", "training.clip_norm must be >= 0, got -1.0"),
         ("objective.text_dropout=2", r"objective.text_dropout must be in \[0, 1\], got 2.0"),
         ("data.size_px=60", "data.size_px must be a positive multiple of 8, got 60"),

@@ -148,7 +148,7 @@ def test_cadence_and_workers_do_not_enter_the_weights(uninterrupted, tmp_path):
     for group, tensors in theirs.tensors.items():
         for name, tensor in tensors.items():
             assert torch.equal(ours.tensors[group][name], tensor), f"{group} {name}"
-    assert len(checkpoint.list_checkpoints(run)) == 2  # training.keep_checkpoints
+    assert len(checkpoint.list_checkpoints(run)) == 2  # training.retain.newest
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted):

@@ -153,7 +153,7 @@ def formulations(
 
 
 def measure(
-    run: Annotated[Path, typer.Argument(help="A run trained with training.keep_best=true.")],
+    run: Annotated[Path, typer.Argument(help="A run trained with training.retain.best=true.")],
     pictures: Pictures = None,
     device: options.Device = None,
     as_json: options.Json = False,

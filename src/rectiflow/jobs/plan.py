@@ -99,16 +99,18 @@ def _training_costs(num_parameters: int, training: TrainingSettings) -> dict[str
     further = len(training.averages.decays) + len(training.averages.widths)
     per_weight = FLOAT_BYTES * (1 + 1 + 1 + 2 + further)  # weights, gradients, EMA, two averages
     checkpoint = FLOAT_BYTES * (1 + 1 + 2 + further) * num_parameters
+    num_milestones = training.retain.num_milestones if training.retain.every_steps else 0
     kept = {}
     if training.averages.widths and training.num_steps is not None:
         num = math.ceil(training.num_steps / training.averages.snapshot_every_steps)
+        num = min(num, training.retain.num_averages + 1)
         widths = len(training.averages.widths)
         kept["kept_averages_bytes"] = FLOAT_BYTES * num_parameters * widths * num
     return {
         "parameters": num_parameters,
         "training_state_bytes": per_weight * num_parameters,
         "checkpoint_bytes": checkpoint,
-        "checkpoints_bytes": checkpoint * (training.keep_checkpoints + 1),
+        "checkpoints_bytes": checkpoint * (num_milestones + training.retain.newest + 1),
         **kept,
     }
 

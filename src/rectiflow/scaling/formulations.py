@@ -139,7 +139,7 @@ def _settings(name: str, num_steps: int) -> tuple[str, ...]:
         f'objective.formulation="{name}"',
         f"training.num_steps={num_steps}",
         f"training.validate_every_steps={-(-num_steps // NUM_VALIDATIONS)}",
-        "training.keep_best=true",
+        "training.retain.best=true",
     )
 
 

@@ -111,7 +111,7 @@ def measure_run(
     has no scores.
 
     Args:
-        folder: Of the run, trained with `training.keep_best`.
+        folder: Of the run, trained with `training.retain.best`.
         num_pictures: In every setting, one a prompt; prompts of the scenes suite, evenly spaced.
         device: Where to draw.
         progress: Told how many of the settings are done.
@@ -126,7 +126,7 @@ def measure_run(
     kept, why = best(run), _divergence(run)
     if why is None and (run.result() is None or kept is None):
         raise ValueError(
-            f"{folder} cannot be measured: train it to its end with training.keep_best=true"
+            f"{folder} cannot be measured: train it to its end with training.retain.best=true"
         )
     facts: dict[str, Any] = {
         "formulation": name,

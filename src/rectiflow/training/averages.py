@@ -99,11 +99,12 @@ def _power_name(width: float) -> str:
     return f"power_{width}"
 
 
-def keep_averages(state: TrainState, settings: AveragesSettings) -> None:
-    """Write the power-function averages of this step, for good."""
+def keep_averages(state: TrainState, settings: AveragesSettings, most: int) -> None:
+    """Write the power-function averages of this step; at most `most` stay, spread over the run."""
     widths = {_power_name(width): width for width in settings.widths}
     tensors = {name: state.averages[name].tensors for name in widths}
-    checkpoint.save_averages(state.run, Checkpoint(state.step, tensors, {WIDTHS: widths}))
+    kept = Checkpoint(state.step, tensors, {WIDTHS: widths})
+    checkpoint.save_averages(state.run, kept, settings.snapshot_every_steps, most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 RUN/checkpoints/step-00001234/{model,ema,optimizer}.safetensors, state.json
 RUN/checkpoints/best-00001000/{model,ema}.safetensors, state.json: of least validation loss
-RUN/checkpoints/averages-00001000/power_0.05.safetensors, ..., state.json: kept for good
+RUN/checkpoints/averages-00001000/power_0.05.safetensors, ..., state.json
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, read_json, sync
+from rectiflow.training.retention import outdated, thinned_out
+from rectiflow.training.settings.sections import RetainSettings
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +46,14 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def save(run: Run, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint, then remove all but the newest `keep`.
+def save(run: Run, checkpoint: Checkpoint, retain: RetainSettings) -> Path:
+    """Write a checkpoint, then remove those that `retain` lets go.
 
     It appears under its name only when every byte is on the disk; a failure at any moment leaves
     the earlier ones.
     """
     final = _write(run, f"step-{checkpoint.step:08d}", checkpoint)
-    for old in list_checkpoints(run)[:-keep]:
-        _remove(old)
+    _remove_steps(list_checkpoints(run), lambda steps: outdated(steps, retain))
     return final
 
 
@@ -65,9 +66,11 @@ def save_best(run: Run, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def save_averages(run: Run, checkpoint: Checkpoint) -> Path:
-    """Write averages of the weights as `save` does; nothing removes them."""
-    return _write(run, f"averages-{checkpoint.step:08d}", checkpoint)
+def save_averages(run: Run, checkpoint: Checkpoint, every_steps: int, most: int) -> Path:
+    """Write averages of the weights as `save` does, of which `most` at this cadence stay."""
+    final = _write(run, f"averages-{checkpoint.step:08d}", checkpoint)
+    _remove_steps(list_averages(run), lambda steps: thinned_out(steps, every_steps, most))
+    return final
 
 
 def _write(run: Run, name: str, checkpoint: Checkpoint) -> Path:
@@ -226,6 +229,14 @@ def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         if match:
             raise OSError(int(match[1]), os.strerror(int(match[1])), str(file)) from error
         raise
+
+
+def _remove_steps(
+    folders: Sequence[Path], choose: Callable[[Sequence[int]], Sequence[int]]
+) -> None:
+    by_step = {int(folder.name.partition("-")[2]): folder for folder in folders}
+    for step in choose(list(by_step)):
+        _remove(by_step[step])
 
 
 def _remove(folder: Path) -> None:

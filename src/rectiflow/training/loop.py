@@ -26,6 +26,7 @@ from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.evaluation import Evaluation, GivenUpError, Observer, Validate
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
+from rectiflow.training.retention import remove_sheets
 from rectiflow.training.roll_backs import RollBack, add_roll_back, read_roll_backs
 from rectiflow.training.schedule import rate_factor, steps_in
 from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
@@ -141,7 +142,7 @@ class _Loop:
         self._saved_step = self._step_at_hand = self.state.step
         self.stop_request = StopRequest()
         self.evaluation = Evaluation(self.stepper, self.state, self.stop_request)
-        self.best = BestKeeper(run, self.state.step) if settings.keep_best else None
+        self.best = BestKeeper(run, self.state.step) if settings.retain.best else None
 
     def run(self, facts: Mapping[str, Any]) -> Result:
         if self._is_finished() and self.folder.result_path.exists():
@@ -262,7 +263,7 @@ class _Loop:
     def _keep_averages(self) -> None:
         settings = self.settings.averages
         if settings.widths and self._due(settings.snapshot_every_steps):
-            keep_averages(self.state, settings)
+            keep_averages(self.state, settings, self.settings.retain.num_averages)
 
     def _log_or_owe(self) -> None:
         """Log, unless a stop is asked for meanwhile: then the resumed run does it first of all."""
@@ -286,6 +287,8 @@ class _Loop:
             line["validation_seconds"] = time.perf_counter() - started
         if self.hooks.observers and self._due(self.settings.sample_every_steps):
             line |= self.evaluation.observe(self.hooks.observers)
+            every_steps, retain = self.settings.sample_every_steps, self.settings.retain
+            remove_sheets(self.folder, every_steps, retain.num_sheets)
         if line:
             line["elapsed_seconds"] = self.state.elapsed_seconds
             self.log.write(self.state.step, line)
@@ -323,12 +326,13 @@ class _Loop:
             self.settings.checkpoint_every_steps,
         )
         by_clock = minutes > 0 and now - self._last_checkpoint >= minutes * 60
-        return by_clock or (steps > 0 and self.state.step % steps == 0)
+        cadences = (steps, self.settings.retain.every_steps)
+        return by_clock or any(each > 0 and self.state.step % each == 0 for each in cadences)
 
     def _save(self) -> None:
         if self.state.step > self._saved_step:
             self.log.sync()
-            checkpoint.save(self.folder, self.state.checkpoint(), self.settings.keep_checkpoints)
+            checkpoint.save(self.folder, self.state.checkpoint(), self.settings.retain)
         self._saved_step, self._last_checkpoint = self.state.step, time.monotonic()
 
     def _stop(self, status: Literal["interrupted", "out_of_time"], why: str) -> Result:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rectiflow.config import FREE, STRICT
+from rectiflow.training.settings.bounds import at_least
 
 WIDEST = 12**-0.5
 """Relative width of the plain mean of all weights, the widest of the power-function averages."""
@@ -16,9 +17,10 @@ class AveragesSettings:
     Args:
         decays: Decay of each further exponential average, with the same warm-up.
         widths: Relative width sigma_rel of each power-function average (arXiv:2312.02696, 3.1).
-        snapshot_every_steps: Cadence at which the latter are kept for good, to make an average of
-            any width from afterwards (`rectiflow model average`). A run keeps num_steps over this
-            many, each with one copy of the weights per width.
+        snapshot_every_steps: Cadence at which the latter are kept, to make an average of any
+            width from afterwards (`rectiflow model average`). A run keeps num_steps over this
+            many, at most `training.retain.num_averages`, each with one copy of the weights per
+            width.
     """
 
     __pydantic_config__ = STRICT
@@ -73,3 +75,37 @@ class GuardSettings:
             raise ValueError(f"max_roll_backs must be >= 1, got {self.max_roll_backs}")
         if self.spike_factor != 0 and self.spike_factor <= 1:
             raise ValueError(f"spike_factor must be 0 or > 1, got {self.spike_factor}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetainSettings:
+    """What a run's folder keeps; all of it is bounded, however long the run.
+
+    What is bounded by a number is thinned evenly: before there would be more, those of every
+    other step go (see `training.retention`).
+
+    Args:
+        newest: Newest checkpoints that are kept.
+        best: Whether to keep, beside these, the weights and their average of the step at which
+            the average had the least validation loss.
+        every_steps: Checkpoints of these steps, which are written whatever the other cadences
+            say, stay as milestones; 0 keeps none.
+        num_milestones: Most of them.
+        num_averages: Most kept averages (`training.averages.snapshot_every_steps`), beside those
+            of the last step.
+        num_sheets: Most sheets of pictures, beside that of the last step.
+    """
+
+    __pydantic_config__ = STRICT
+
+    newest: int = field(default=2, metadata=FREE)
+    best: bool = field(default=False, metadata=FREE)
+    every_steps: int = field(default=0, metadata=FREE)
+    num_milestones: int = field(default=8, metadata=FREE)
+    num_averages: int = field(default=64, metadata=FREE)
+    num_sheets: int = field(default=128, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        for name in ("newest", "num_milestones", "num_averages", "num_sheets"):
+            at_least(name, getattr(self, name), 1)
+        at_least("every_steps", self.every_steps, 0)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from rectiflow.config import FREE, STRICT
 from rectiflow.training.settings.bounds import above, at_least, within
-from rectiflow.training.settings.sections import AveragesSettings, GuardSettings
+from rectiflow.training.settings.sections import AveragesSettings, GuardSettings, RetainSettings
 
 PACE_STEPS = (6, 25)
 """`training.minutes` becomes a number of steps by the rate of these steps, first and last."""
@@ -40,6 +40,7 @@ class TrainingSettings:
         ema_decay: Of the averaged weights, after its warm-up (see `training.ema`).
         averages: Further averages of the weights.
         guard: What happens when numbers go wrong.
+        retain: What of the past the run's folder keeps.
         init_from: Run, bundle or safetensors file whose weights (averaged, if a run) are the start.
         log_every_steps: Cadence of the lines in metrics.jsonl.
         validate_every_steps: Cadence of the validation loss; 0 only at the end.
@@ -49,9 +50,6 @@ class TrainingSettings:
             cadence, logits and entropy; 0 is off (the paper's Fig. 5 has 5).
         checkpoint_every_steps: Cadence of checkpoints; 0 is off.
         checkpoint_every_minutes: The same by the clock; 0 is off.
-        keep_checkpoints: Newest checkpoints that are kept.
-        keep_best: Whether to keep, beside these, the weights and their average of the step at which
-            the average had the least validation loss.
         num_workers: Threads that prepare batches ahead; 0 prepares them in the loop.
     """
 
@@ -77,6 +75,7 @@ class TrainingSettings:
     ema_decay: float = 0.999
     averages: AveragesSettings = field(default_factory=AveragesSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
+    retain: RetainSettings = field(default_factory=RetainSettings)
     init_from: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = field(default="auto", metadata=FREE)
     log_every_steps: int = field(default=20, metadata=FREE)
@@ -85,13 +84,11 @@ class TrainingSettings:
     attention_blocks: int = field(default=0, metadata=FREE)
     checkpoint_every_steps: int = field(default=0, metadata=FREE)
     checkpoint_every_minutes: float = field(default=5.0, metadata=FREE)
-    keep_checkpoints: int = field(default=2, metadata=FREE)
-    keep_best: bool = field(default=False, metadata=FREE)
     num_workers: int = field(default=0, metadata=FREE)
 
     def __post_init__(self) -> None:
         self._check_length()
-        for name in ("batch_size", "num_microbatches", "log_every_steps", "keep_checkpoints"):
+        for name in ("batch_size", "num_microbatches", "log_every_steps"):
             at_least(name, getattr(self, name), 1)
         for name in ("validate", "sample", "checkpoint"):
             at_least(f"{name}_every_steps", getattr(self, f"{name}_every_steps"), 0)
