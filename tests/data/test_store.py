@@ -283,5 +283,8 @@ def test_rows_restrict_a_source(made):
     assert sorted(source.batch(positions, draws(positions))["ids"]) == ["fake-5", "fake-81"]
     with pytest.raises(ValueError, match="num_samples must be >= 1"):
         StoreSource(made, seed=0, states=dict, rows=rows[:0])
+    for wrong in ([5, 5], [80, 5], [-1, 5], [5, NUM - 1]):
+        with pytest.raises(ValueError, match="rows must ascend from 0 to at most 88, got"):
+            StoreSource(made, seed=0, states=dict, rows=np.array(wrong))
     with pytest.raises(ValueError, match=r"synthetic_fraction must be in \[0, 1\], got 1.5"):
         StoreSource(made, seed=0, states=dict, synthetic_fraction=1.5)

@@ -7,38 +7,47 @@ sequentially.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 _ROUNDS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Order:
     """Keyed order of `num_samples` samples.
 
     Args:
         num_samples: Samples of one epoch, > 0.
         seed: Key, any integer.
-        shard_size: Samples per shard, the last one may hold fewer; 0 means a single shard.
+        shard_sizes: Samples of each shard, >= 0, whose sum is `num_samples`; none for one shard.
         window: Shards whose samples are mixed with each other.
         shuffle: False gives the stored order, every epoch.
     """
 
     num_samples: int
     seed: int = 0
-    shard_size: int = 0
+    shard_sizes: Sequence[int] | np.ndarray = ()
     window: int = 16
     shuffle: bool = True
+    _firsts: np.ndarray = field(init=False, repr=False)
+    _epochs: "dict[int, _Epoch]" = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be >= 1, got {self.num_samples}")
-        if self.shard_size < 0:
-            raise ValueError(f"shard_size must be >= 0, got {self.shard_size}")
         if self.window < 1:
             raise ValueError(f"window must be >= 1, got {self.window}")
+        given = self.shard_sizes if len(self.shard_sizes) else (self.num_samples,)
+        sizes = np.asarray(given, dtype=np.int64)
+        if sizes.min() < 0 or sizes.sum() != self.num_samples:
+            raise ValueError(
+                f"shard_sizes must be >= 0 and add up to num_samples {self.num_samples}, "
+                f"got {sizes.sum()} with {sizes.min()} as the least"
+            )
+        object.__setattr__(self, "_firsts", np.concatenate([[0], np.cumsum(sizes)]))
 
     def indices(self, positions: np.ndarray) -> np.ndarray:
         """Sample at each position; positions int64 of any shape, >= 0, in any order."""
@@ -52,31 +61,65 @@ class Order:
             result[chosen] = self._epoch_indices(int(epoch), within[chosen])
         return result
 
+    def windows_from(self, position: int) -> Iterator[np.ndarray]:
+        """Shards in the order of need: those mixed at `position`, then the next window, endlessly.
+
+        Where nothing is shuffled, each shard is a window of its own.
+        """
+        epoch, within = divmod(position, self.num_samples)
+        while True:
+            layout = self._layout(epoch)
+            first = int(np.searchsorted(layout.edges, within, side="right")) - 1
+            for number in range(first, len(layout.edges) - 1):
+                yield layout.shards[number * layout.window : (number + 1) * layout.window]
+            epoch, within = epoch + 1, 0
+
     def _epoch_indices(self, epoch: int, within: np.ndarray) -> np.ndarray:
-        size = min(self.shard_size or self.num_samples, self.num_samples)
-        num_shards = -(-self.num_samples // size)
-        shards = permute(np.arange(num_shards), num_shards, _key(self.seed, epoch, "shards"))
-        # Lay the permuted shards end to end, as if all were full but for `deficit` samples missing
-        # at the end of the short one; a position past that gap moves up by the deficit.
-        deficit = num_shards * size - self.num_samples
-        short = int(np.flatnonzero(shards == num_shards - 1)[0])
-        span = size * self.window
-        short_window = short // self.window
-        window_end = min((short_window + 1) * span, num_shards * size) - deficit
-        slots = np.where(within >= window_end, within + deficit, within)
-        windows, offsets = np.divmod(slots, span)
+        layout = self._layout(epoch)
+        windows = np.searchsorted(layout.edges, within, side="right") - 1
         result = np.empty_like(within)
-        for window in np.unique(windows):
-            chosen = windows == window
-            gap = deficit if window == short_window else 0
-            count = min(span, num_shards * size - int(window) * span) - gap
-            mixed = permute(offsets[chosen], count, _key(self.seed, epoch, f"window {window}"))
-            if gap:
-                gap_at = (short - short_window * self.window + 1) * size - gap
-                mixed = np.where(mixed >= gap_at, mixed + gap, mixed)
-            slot, offset = np.divmod(mixed, size)
-            result[chosen] = shards[window * self.window + slot] * size + offset
+        for number in np.unique(windows):
+            chosen = windows == number
+            start, end = layout.edges[number : number + 2]
+            key = _key(self.seed, epoch, f"window {number}")
+            mixed = start + permute(within[chosen] - start, int(end - start), key)
+            slots = np.searchsorted(layout.starts, mixed, side="right") - 1
+            result[chosen] = self._firsts[layout.shards[slots]] + mixed - layout.starts[slots]
         return result
+
+    def _layout(self, epoch: int) -> "_Epoch":
+        """How an epoch lies; made once, and kept for this epoch and the one before."""
+        layout = self._epochs.get(epoch)
+        if layout is None:
+            num = len(self._firsts) - 1
+            shards, window = np.arange(num), 1
+            if self.shuffle:
+                shards = permute(shards, num, _key(self.seed, epoch, "shards"))
+                window = self.window
+            starts = np.concatenate([[0], np.cumsum(np.diff(self._firsts)[shards])])
+            edges = np.concatenate([starts[:-1:window], starts[-1:]])
+            layout = _Epoch(shards, starts, edges, window)
+            for old in [known for known in self._epochs if known < epoch - 1]:
+                self._epochs.pop(old, None)  # another thread may have done it
+            self._epochs[epoch] = layout
+        return layout
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """The shards of an epoch laid end to end.
+
+    Args:
+        shards: In their order, shape (shards,).
+        starts: Position within the epoch at which each begins, and the end.
+        edges: The same of each window.
+        window: Shards of a window, the last one may have fewer.
+    """
+
+    shards: np.ndarray
+    starts: np.ndarray
+    edges: np.ndarray
+    window: int
 
 
 def permute(values: np.ndarray, num: int, key: int) -> np.ndarray:

@@ -105,10 +105,17 @@ class Store:
     def __reduce__(self):
         return (Store.open, (self.folder,))
 
-    @property
-    def shard_size(self) -> int:
-        """Rows of the largest shard."""
-        return max((shard.num_records for shard in self.manifest.shards), default=0)
+    def shard_sizes(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """How many rows of each shard there are among `rows`, ascending; None for all.
+
+        Raises:
+            ValueError: If `rows` do not ascend within the store.
+        """
+        if rows is None:
+            return np.diff(self._starts)
+        if len(rows) and not (0 <= rows[0] <= rows[-1] < len(self) and (np.diff(rows) > 0).all()):
+            raise ValueError(f"rows must ascend from 0 to at most {len(self) - 1}, got {rows}")
+        return np.diff(np.searchsorted(rows, self._starts))
 
     @property
     def states(self) -> tuple[str, ...]:

@@ -22,12 +22,12 @@ class StoreSource:
             objective expects.
         synthetic_fraction: Chance of the `synthetic` caption where a record has both kinds; the
             paper trains on half (arXiv 2403.03206, 5.2.2). No effect on single captions.
-        rows: The rows to use; None for all.
+        rows: The rows to use, ascending; None for all.
         shuffle: False reads rows in their order.
         dtype: Floating type of the batch; None keeps the stored types.
 
     Raises:
-        ValueError: If there are no rows, or the fraction is not in [0, 1].
+        ValueError: If there are no rows, they do not ascend, or the fraction is not in [0, 1].
     """
 
     def __init__(
@@ -48,10 +48,8 @@ class StoreSource:
         self._synthetic_fraction = synthetic_fraction
         self._rows = rows
         self._dtype = dtype
-        num = len(store) if rows is None else len(rows)
-        # With quarantined records shards differ a little in size, and the order's shards are then
-        # not exactly the files; it stays a permutation, and reads stay nearly as local.
-        self._order = Order(num, seed, shard_size=store.shard_size, shuffle=shuffle)
+        sizes = store.shard_sizes(rows)
+        self._order = Order(int(sizes.sum()), seed, shard_sizes=sizes, shuffle=shuffle)
 
     @property
     def num_samples(self) -> int:
