@@ -11,8 +11,10 @@ RUN/checkpoints/    step-00001000/ ...
 RUN/samples/  RUN/export/  RUN/tensorboard/
 """
 
+import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +71,10 @@ class Run:
     @property
     def samples(self) -> Path:
         return self.folder / "samples"
+
+    def sheet_path(self, step: int) -> Path:
+        """The sheet of pictures that was drawn at a step."""
+        return self.samples / f"step-{step:08d}.png"
 
     @property
     def export(self) -> Path:
@@ -177,6 +183,29 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which is absent or empty; on success it takes its place.
+
+    By then every file in it is on the disk. What killed processes left beside `path` goes first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        shutil.rmtree(leftover)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for inside in (*temporary.rglob("*"), temporary):
+            sync(inside)
+        if path.exists():
+            path.rmdir()  # not every system renames onto a folder
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

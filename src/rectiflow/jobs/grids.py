@@ -146,7 +146,7 @@ def _enlarged(picture: np.ndarray) -> Image.Image:
 
 def _write(sheet: Image.Image, state: TrainState) -> None:
     state.run.samples.mkdir(exist_ok=True)
-    save_png(sheet, state.run.samples / f"step-{state.step:08d}.png")
+    save_png(sheet, state.run.sheet_path(state.step))
 
 
 def grid_prompts(recipe: FlowRecipe, prepared: Prepared) -> list[str]:

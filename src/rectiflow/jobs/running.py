@@ -16,6 +16,7 @@ from rectiflow.training.loop import Result, train
 from rectiflow.training.recipe import Recipe, load_recipe
 from rectiflow.training.resume import claim
 from rectiflow.training.settings.training import TrainingSettings
+from rectiflow.training.trackers import check_trackers
 
 
 def run_training(
@@ -46,6 +47,7 @@ def run_training(
         from rectiflow.jobs.plan import plan
 
         return plan(recipe, folder)
+    check_trackers(recipe.training.trackers)
     run = Run(folder)
     claim(run, recipe)
     settings = _with_start(recipe, run)

@@ -179,7 +179,8 @@ class _Loop:
         """Be where the state is: what is written of later steps is cut off, to be made again."""
         step = self.state.step
         checkpoint.remove_averages_after(self.folder, step)
-        self.log = MetricsLog(self.folder, step - 1 if self.state.owes_line else step)
+        logged = step - 1 if self.state.owes_line else step
+        self.log = MetricsLog(self.folder, logged, self.settings.trackers)
         self._recall_metrics()
         self._feed = self.batches.after(step)
 

@@ -1,16 +1,17 @@
-"""Metrics: means since the last line, and the one adapter that writes them (file, TensorBoard)."""
+"""Metrics: means since the last line, and who writes them down (the file, the trackers)."""
 
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from rectiflow.runs import Run, is_clock_field
+from rectiflow.runs import Run
 from rectiflow.training.objectives.base import Terms
+from rectiflow.training.trackers import Trackers
 
 NUM_TIME_BINS = 10
 
@@ -77,43 +78,39 @@ def time_bins(t: torch.Tensor) -> np.ndarray:
 
 
 class MetricsLog:
-    """Writes a line to metrics.jsonl and the same numbers to TensorBoard.
+    """Writes a line to metrics.jsonl and tells the trackers of the same numbers.
 
     Args:
         run: Where.
         step: Finished steps; later lines of an earlier attempt are cut off.
+        trackers: As `training.trackers` has them.
     """
 
-    def __init__(self, run: Run, step: int) -> None:
-        # Imported here: tensorboard costs a second that sampling need not pay.
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, run: Run, step: int, trackers: Sequence[str] = ("tensorboard",)) -> None:
         # Nothing precedes the first step, so a fresh start drops all lines.
         run.cut_metrics(step if step else -1)
+        self._run = run
+        self._trackers = Trackers(trackers, run, step)
         self._stream = run.metrics_path.open("ab")
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write one line; lists become one curve per entry in TensorBoard."""
+        """Write one line; the sheet of pictures of that step, if there is one, is told of too."""
         line = json.dumps({"step": step, **values}, allow_nan=False)
         self._stream.write(line.encode() + b"\n")
         self._stream.flush()
-        for name, value in values.items():
-            group = "clock/" if is_clock_field(name) else ""
-            entries = enumerate(value) if isinstance(value, list) else [(None, value)]
-            for index, entry in entries:
-                if isinstance(entry, int | float):
-                    tag = group + (name if index is None else f"{name}/{index}")
-                    self._board.add_scalar(tag, entry, step)
+        self._trackers.log(step, values)
+        sheet = self._run.sheet_path(step)
+        if sheet.is_file():
+            self._trackers.show(step, sheet)
 
     def sync(self) -> None:
         """Put the lines on the disk, before a checkpoint that relies on them."""
         os.fsync(self._stream.fileno())
-        self._board.flush()
+        self._trackers.sync()
 
     def close(self) -> None:
         self._stream.close()
-        self._board.close()
+        self._trackers.close()
 
 
 class Stopwatch:

@@ -43,6 +43,7 @@ class TrainingSettings:
         retain: What of the past the run's folder keeps.
         init_from: Run, bundle or safetensors file whose weights (averaged, if a run) are the start.
         log_every_steps: Cadence of the lines in metrics.jsonl.
+        trackers: Who else is told of these lines, and of the sheets of pictures.
         validate_every_steps: Cadence of the validation loss; 0 only at the end.
         sample_every_steps: Cadence of sheets of pictures, of a flow or an autoencoder; 0 only at
             the end.
@@ -79,6 +80,9 @@ class TrainingSettings:
     init_from: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = field(default="auto", metadata=FREE)
     log_every_steps: int = field(default=20, metadata=FREE)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = field(
+        default=("tensorboard",), metadata=FREE
+    )
     validate_every_steps: int = field(default=500, metadata=FREE)
     sample_every_steps: int = field(default=500, metadata=FREE)
     attention_blocks: int = field(default=0, metadata=FREE)
