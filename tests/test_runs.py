@@ -1,9 +1,12 @@
 """Small files of a run are replaced as a whole or not at all."""
 
+import os
+
 import pytest
 
+from rectiflow import runs
 from rectiflow.errors import DataError
-from rectiflow.runs import Run, read_json, replacing, write_json
+from rectiflow.runs import Run, read_json, replacing, replacing_folder, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -43,3 +46,39 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match="run must be a folder"):
         Run(tmp_path / "run").create()
+
+
+def test_a_folder_takes_its_name_when_every_byte_of_it_is_on_the_disk(tmp_path, monkeypatch):
+    done, renamed = [], []
+    monkeypatch.setattr(runs, "sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(os, "replace", lambda *names: renamed.append(list(done)))
+    with replacing_folder(tmp_path / "export") as partial:
+        (partial / "vae").mkdir()
+        for name in ("weights", "vae/config"):
+            (partial / name).write_bytes(b"1")
+        assert not (tmp_path / "export").exists()
+    assert sorted(renamed[0]) == sorted([partial.name, "vae", "weights", "config"])
+    assert done[-1] == tmp_path.name
+
+
+def test_a_folder_that_fails_is_not_there_and_leftovers_of_a_killed_one_go(tmp_path):
+    leftover, other = tmp_path / ".export.1.partial", tmp_path / ".exported.1.partial"
+    for folder in (leftover, other):
+        folder.mkdir()
+        (folder / "half").touch()
+
+    def write_half():
+        with replacing_folder(tmp_path / "export") as partial:
+            (partial / "half").touch()
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_folder_that_is_not_empty_is_not_replaced(tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(OSError, match="not empty"), replacing_folder(tmp_path) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -5,8 +5,6 @@ those of the source, bit for bit, unless another type is asked for.
 """
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +32,7 @@ from rectiflow.interop.settings import DIFFUSERS_CLASS, DIFFUSERS_NAME, diffuser
 from rectiflow.interop.tensor_file import CHECKSUM, FACTS, write_tensor_file
 from rectiflow.interop.vae_names import original_vae
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
-from rectiflow.runs import write_json
+from rectiflow.runs import replacing_folder, write_json
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ORIGINAL_HEAD_WIDTH = 64
@@ -166,16 +164,9 @@ def convert(conversion: Conversion, on_progress: OnProgress | None = None) -> Pa
     if conversion.to == "stability":
         _write_file(conversion, on_progress)
         return conversion.target
-    target = conversion.target
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    with replacing_folder(conversion.target) as partial:
         _write_folder(conversion, partial, on_progress)
-        if target.exists():
-            target.rmdir()  # it is empty, and not every system renames onto a folder
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
+    return conversion.target
 
 
 def _refuse_target(to: Foreign, target: Path, shard_bytes: int | None) -> None:

@@ -1,5 +1,6 @@
 """Recipes of kind `autoencoder`."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from rectiflow.encoders.autoencoder import Autoencoder, measure_latent_statistic
 from rectiflow.jobs.grids import ReconstructionGrid
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.jobs.records import claim_data, data_identity, picture_sources
-from rectiflow.runs import Run
+from rectiflow.runs import Run, replacing_folder
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.autoencoder import AutoencoderObjective
 from rectiflow.training.recipe import AutoencoderRecipe
@@ -37,7 +38,9 @@ def autoencoder_job(recipe: AutoencoderRecipe, run: Run, progress: Progress) -> 
     def finish(run: Run) -> Mapping[str, Any]:
         mean, std = measure_latent_statistics(model, _images(training, STATISTICS_PICTURES))
         model.normalise_latents(mean, std)
-        model.save(run.export / "vae")
+        shutil.rmtree(run.export, ignore_errors=True)
+        with replacing_folder(run.export) as partial:
+            model.save(partial / "vae")
         return {"shift_factor": mean, "scaling_factor": 1 / std}
 
     return Job(objective=objective, source=training, hooks=hooks, finish=finish)

@@ -1,5 +1,6 @@
 """Recipes of kind `encoders`: the text encoders and their vision tower."""
 
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from rectiflow.encoders.pretraining import EncodersInTraining
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.jobs.records import claim_data, data_identity, picture_sources
-from rectiflow.runs import Run
+from rectiflow.runs import Run, replacing_folder
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.encoders import EncodersObjective
 from rectiflow.training.recipe import EncodersRecipe
@@ -39,8 +40,10 @@ def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
 
     def finish(run: Run) -> Mapping[str, Any]:
         scales = normalise_states(text, corpus(recipe.data))
-        text.save(run.export)
-        image.save(run.export)
+        shutil.rmtree(run.export, ignore_errors=True)
+        with replacing_folder(run.export) as partial:
+            text.save(partial)
+            image.save(partial)
         clip_tokens, t5_tokens = text.segments
         facts = {f"scale_{name}_before": scale for name, scale in scales.items()}
         return {"clip_tokens": clip_tokens, "t5_tokens": t5_tokens, **facts}

@@ -26,7 +26,7 @@ from rectiflow.preparation.encode import Encoders
 from rectiflow.preparation.prepare import summary
 from rectiflow.preparation.prepared import Prepared, prepare_folder, prepare_scenes
 from rectiflow.preparation.reconstruction import reconstruction_psnr, reconstruction_warning
-from rectiflow.runs import Run, write_json
+from rectiflow.runs import Run, replacing_folder, write_json
 from rectiflow.sampling.load import load_encoders, network_config
 from rectiflow.sampling.sources import encoder_folders
 from rectiflow.sealing import seal, sha256
@@ -170,9 +170,18 @@ def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, Store
 def export(
     network: nn.Module, kind: str, encoders: Mapping[str, Any], run: Run, folder: Path
 ) -> None:
-    """Write one bundle: the network as it is, and the encoders it was trained on."""
-    if folder.exists():
-        shutil.rmtree(folder)  # an export that a kill cut short
+    """Write one bundle: the network as it is, and the encoders it was trained on.
+
+    It appears whole or not at all, in the place of one that a killed process had finished.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with replacing_folder(folder) as partial:
+        _fill(partial, network, kind, encoders, run)
+
+
+def _fill(
+    folder: Path, network: nn.Module, kind: str, encoders: Mapping[str, Any], run: Run
+) -> None:
     folders = encoder_folders(encoders)
     shutil.copytree(folders.autoencoder, folder / "vae")
     for part in sorted(folders.text.iterdir()):

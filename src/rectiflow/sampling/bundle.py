@@ -8,7 +8,6 @@ BUNDLE/vae/  text_encoder{,_2,_3}/  tokenizer{,_2,_3}/  image_encoder/
 A run's `export/` has the same form.
 """
 
-import os
 import shutil
 from collections.abc import Iterable
 from importlib.resources import files
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rectiflow.runs import Run
+from rectiflow.runs import Run, replacing_folder
 from rectiflow.sealing import MANIFEST, seal, sha256, verify
 
 FROM_THE_RUN = ("config.json", "metrics.jsonl", "result.json")
@@ -50,14 +49,8 @@ def assemble(run_folder: Path, out: Path, stored_as: str = "fp16") -> Path:
         FileNotFoundError: If the run has no export yet.
     """
     manifest = check_assembly(run_folder, out, stored_as)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with replacing_folder(out) as partial:
         _fill(partial, Run(run_folder), manifest["files"], stored_as)
-        if out.exists():
-            out.rmdir()  # it is empty, and not every system renames onto a folder
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 
