@@ -131,6 +131,8 @@ def fake(command, environment, **options):
     return run([sys.executable, "-c", CHILD, command[-1]], environment, **options)
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+# A shell's background job, as this test may be part of, ignores Ctrl-C and passes that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 crew = Crew([Slot({})] * 2, fake)
 work = lambda task, program: Path(task + ".done").exists() or program(task)
 crew.work_off(sys.argv[1:], work, lambda task: Path(task + ".lock"), lambda task: None)
