@@ -17,6 +17,7 @@ import pytest
 
 from rectiflow import runs
 from rectiflow.data.store import Store
+from rectiflow.data.store_files import LocalFiles
 from rectiflow.errors import DataError, DiskFullError
 from rectiflow.preparation.prepare import Batching, prepare_store, summary
 from tests.preparation.fakes import FakeRecords, fake_encoders
@@ -350,6 +351,6 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
 def test_reading_a_batch_of_64_touches_only_what_it_needs(tmp_path):
     store = prepare_store(FakeRecords(90), fake_encoders(), tmp_path / "store", BATCHING)
     (store.folder / "texts" / "00002.arrow").unlink()
-    store = Store(store.folder, store.manifest)
+    store = Store(LocalFiles(store.folder), store.manifest)
     assert len(store.rows(np.arange(64) % 64)["ids"]) == 64
     assert json.loads((store.folder / "manifest.json").read_text())["num_records"] == 90

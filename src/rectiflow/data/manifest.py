@@ -150,7 +150,11 @@ class Manifest:
         file = folder / MANIFEST
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not an encoded store: it has no {MANIFEST}")
-        values = read_json(file)
+        return cls.parse(read_json(file), str(file))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], file: str) -> "Manifest":
+        """Check what was read from `file`; DataError as `read`."""
         if values.get("format") != FORMAT or values.get("version") != VERSION:
             found = f"{values.get('format')!r} version {values.get('version')!r}"
             raise DataError(f"{file}: expected {FORMAT!r} version {VERSION}, found {found}")

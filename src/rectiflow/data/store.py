@@ -9,20 +9,24 @@ A caption that records of a shard share is stored once. Each shard stands on its
 can be made apart, resumed and read in any order.
 """
 
+import itertools
+import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rectiflow.data.manifest import EncoderStamp, Manifest, ShardEntry
+from rectiflow.data.file_cache import FileCache
+from rectiflow.data.manifest import EncoderStamp, FileEntry, Manifest, ShardEntry
 from rectiflow.data.shards import checksum, map_columns
+from rectiflow.data.store_files import LocalFiles, RemoteFiles, store_files
 from rectiflow.errors import DataError
 
-MAX_OPEN_SHARDS = 1024
 QUARANTINE = "quarantine.jsonl"
 
 
@@ -37,40 +41,52 @@ def text_column(name: str) -> str:
 
 
 class Store:
-    """A finished encoded store, opened for reading. Pickles as its path.
+    """A finished encoded store, opened for reading. Pickles as its path or URL.
+
+    Threads may read from it at once.
 
     Attributes:
-        folder: Where it lies.
+        files: Where it lies.
         manifest: What it says about itself.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
+    def __init__(self, files: LocalFiles | RemoteFiles, manifest: Manifest) -> None:
+        self.files = files
         self.manifest = manifest
         counts = [shard.num_records for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path | str) -> "Store":
-        """Open a store; checks the manifest, that every file is there, and its size.
+    def open(cls, location: Path | str, cache: FileCache | None = None) -> "Store":
+        """Open a store; checks the manifest, and of a folder that every file is there, in its size.
+
+        Args:
+            location: A folder, or an fsspec URL such as `s3://bucket/store`, whose files are
+                fetched whole, and verified, when they are read.
+            cache: Where fetched files lie; None for that of the user.
 
         Raises:
-            FileNotFoundError: If the folder is no encoded store.
+            FileNotFoundError: If it is no encoded store.
+            ValueError: If the URL cannot be opened.
             DataError: If the manifest or a file is damaged.
         """
-        folder = Path(folder)
-        store = cls(folder, Manifest.read(folder))
-        for file in store._files():
-            path = folder / file.path
-            if not path.is_file():
-                raise DataError(f"{path} is missing from the store")
-            if path.stat().st_size != file.num_bytes:
-                found = path.stat().st_size
-                raise DataError(
-                    f"{path} is damaged: {file.num_bytes} bytes expected, {found} found"
-                )
+        files = store_files(location, cache)
+        store = cls(files, files.manifest())
+        files.check(store._files())
         return store
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies.
+
+        Raises:
+            ValueError: If that is behind a URL.
+        """
+        if isinstance(self.files, RemoteFiles):
+            raise ValueError(f"the store must be in a folder here, got {self.files.name}")
+        return self.files.folder
 
     def verify(self) -> None:
         """Compare every file with its checksum; reads the whole store.
@@ -79,8 +95,8 @@ class Store:
             DataError: Naming the first damaged file.
         """
         for file in self._files():
-            path = self.folder / file.path
-            if checksum(path) != file.sha256:
+            if self.files.read(file, checksum) != file.sha256:
+                path = f"{self.files.name}/{file.path}"
                 raise DataError(f"{path} is damaged: its checksum does not fit the manifest")
 
     def require_encoders(self, stamp: EncoderStamp) -> None:
@@ -95,15 +111,18 @@ class Store:
             made = {name: _short(getattr(mine, name)) for name in names}
             given = {name: _short(getattr(stamp, name)) for name in names}
             raise ValueError(
-                f"{self.folder} was encoded with other encoders: it has {made}, the recipe's are "
-                f"{given}; encode again into another folder, or use the encoders it was made with"
+                f"{self.files.name} was encoded with other encoders: it has {made}, the recipe's "
+                f"are {given}; encode again into another folder, or use the encoders it was made "
+                "with"
             )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __reduce__(self):
-        return (Store.open, (self.folder,))
+        if isinstance(self.files, RemoteFiles):
+            return (Store.open, (self.files.name, self.files.cache))
+        return (Store.open, (self.files.folder,))
 
     def shard_sizes(self, rows: np.ndarray | None = None) -> np.ndarray:
         """How many rows of each shard there are among `rows`, ascending; None for all.
@@ -132,7 +151,9 @@ class Store:
         return self._strings(np.asarray(indices, dtype=np.int64), caption_column(name))
 
     def rows(
-        self, indices: Sequence[int] | np.ndarray, caption: str | np.ndarray | None = None
+        self,
+        indices: Sequence[int] | np.ndarray,
+        caption: str | np.ndarray | None = None,
     ) -> dict[str, Any]:
         """The records at `indices`, in that order.
 
@@ -159,11 +180,11 @@ class Store:
             for name, spec in self.manifest.arrays.items()
         }
         for shard, where, local in self._groups(indices):
-            out["latent"][where] = shard.samples["latent"][local]
+            _copy_rows(shard.samples["latent"], local, out["latent"], where)
             texts = np.stack([shard.samples[text_column(name)][local] for name in names])
             text = texts[caption[where], np.arange(len(local))]
             for name in self.states:
-                out[name][where] = shard.texts[name][text]
+                _copy_rows(shard.texts[name], text, out[name], where)
         tensors = {name: torch.from_numpy(array) for name, array in out.items()}
         latent = tensors.pop("latent")
         return {"latent": latent, "states": tensors, "ids": self.ids(indices)}
@@ -176,6 +197,41 @@ class Store:
                 out[target] = values[row].as_py()
         return out
 
+    def expect(self, windows: Iterator[np.ndarray]) -> None:
+        """Have the files of these windows of shards fetched, as far ahead as there is room.
+
+        Args:
+            windows: Numbers of the shards that are read together, window by window, without end;
+                the first is being read.
+        """
+        room = self.files.room()
+        if room is None:
+            return
+        ahead: dict[str, FileEntry] = {}  # a small store comes round again
+        for number in itertools.chain.from_iterable(windows):
+            shard = self.manifest.shards[number]
+            new = [file for file in (shard.samples, shard.texts) if file.sha256 not in ahead]
+            room -= sum(file.num_bytes for file in new)
+            if room < 0 or not new:
+                break
+            ahead |= {file.sha256: file for file in new}
+        self.files.expect(ahead.values())
+
+    def require_room(self, num_shards: int) -> None:
+        """Refuse a cache that does not hold so many shards, which would be fetched again and again.
+
+        Raises:
+            ValueError: If it is too small.
+        """
+        room = self.files.room()
+        sizes = sorted(s.samples.num_bytes + s.texts.num_bytes for s in self.manifest.shards)
+        needed = sum(sizes[-num_shards:])
+        if room is not None and room < needed:
+            raise ValueError(
+                f"data.cache_bytes must be >= {needed} for {self.files.name}, the bytes of the "
+                f"{num_shards} shards whose samples are mixed, got {room}"
+            )
+
     def _groups(self, indices: np.ndarray):
         """(shard, places in the batch, rows in the shard) for every shard that is touched."""
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
@@ -186,11 +242,14 @@ class Store:
             yield self._shard(int(number)), where, indices[where] - self._starts[number]
 
     def _shard(self, number: int) -> "_Shard":
-        shard = self._open.get(number)
-        if shard is None:
-            shard = _Shard.map(self.folder, self.manifest.shards[number], self.manifest)
+        with self._lock:
+            if shard := self._open.get(number):
+                self._open.move_to_end(number)
+                return shard
+        shard = _Shard.map(self.files, self.manifest.shards[number], self.manifest)
+        with self._lock:
             self._open[number] = shard
-            if len(self._open) > MAX_OPEN_SHARDS:
+            if len(self._open) > self.files.max_open:
                 self._open.popitem(last=False)
         return shard
 
@@ -210,20 +269,31 @@ class _Shard:
     texts: Mapping[str, Any]
 
     @classmethod
-    def map(cls, folder: Path, entry: ShardEntry, manifest: Manifest) -> "_Shard":
-        samples = map_columns(folder / entry.samples.path, entry.num_records)
-        texts = map_columns(folder / entry.texts.path, entry.num_texts)
+    def map(
+        cls, files: LocalFiles | RemoteFiles, entry: ShardEntry, manifest: Manifest
+    ) -> "_Shard":
+        samples = files.read(entry.samples, partial(map_columns, num_rows=entry.num_records))
+        texts = files.read(entry.texts, partial(map_columns, num_rows=entry.num_texts))
         for name, spec in manifest.arrays.items():
             file = entry.samples if name == "latent" else entry.texts
             array = (samples if name == "latent" else texts).get(name)
             if array is None or array.shape[1:] != spec.shape or array.dtype != spec.dtype:
-                raise DataError(f"{folder / file.path}: column {name} does not fit the manifest")
+                path = f"{files.name}/{file.path}"
+                raise DataError(f"{path}: column {name} does not fit the manifest")
         for name in manifest.captions:
             rows = samples.get(text_column(name))
             if rows is None or (len(rows) and not 0 <= rows.min() <= rows.max() < entry.num_texts):
-                path = folder / entry.samples.path
+                path = f"{files.name}/{entry.samples.path}"
                 raise DataError(f"{path}: column {text_column(name)} points outside the texts")
         return cls(samples, texts)
+
+
+def _copy_rows(
+    source: np.ndarray, rows: np.ndarray, target: np.ndarray, places: np.ndarray
+) -> None:
+    """target[places] = source[rows] with one copy of each row, where NumPy makes two."""
+    for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+        target[place] = source[row]
 
 
 def _short(value: object) -> object:

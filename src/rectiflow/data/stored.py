@@ -1,5 +1,6 @@
 """Batches for training out of an encoded store."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ class StoreSource:
         self._dtype = dtype
         sizes = store.shard_sizes(rows)
         self._order = Order(int(sizes.sum()), seed, shard_sizes=sizes, shuffle=shuffle)
+        store.require_room(self._order.window if shuffle else 1)
+        self._window = np.empty(0, dtype=np.int64)
 
     @property
     def num_samples(self) -> int:
@@ -58,6 +61,7 @@ class StoreSource:
 
     def batch(self, positions: np.ndarray, draws: Draws) -> dict[str, Any]:
         """Samples at `positions` (batch,): `latent`, `states` and `ids`."""
+        self._look_ahead(int(positions.min()))
         indices = self._order.indices(positions)
         if self._rows is not None:
             indices = self._rows[indices]
@@ -68,6 +72,14 @@ class StoreSource:
             "states": self._states(**states),
             "ids": batch["ids"],
         }
+
+    def _look_ahead(self, position: int) -> None:
+        """Have the shards that follow fetched, once per window."""
+        windows = self._order.windows_from(position)
+        window = next(windows)
+        if not np.array_equal(window, self._window):
+            self._window = window
+            self.store.expect(itertools.chain([window], windows))
 
     def _choice(self, draws: Draws) -> np.ndarray | None:
         names = self.store.manifest.captions
