@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rectiflow.training.ema import copy_into
+from rectiflow.training.muon import Muon
 from rectiflow.training.objectives.base import Objective
+from rectiflow.training.owners import Grid, local_part
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.settings.training import TrainingSettings
 
 
@@ -14,63 +18,78 @@ class Optimizers:
     """The optimizers of one objective behind one step, with their state as named tensors.
 
     Muon makes the update of a matrix orthogonal, so matrices that are merely stored as one
-    (queries, keys and values) are handed to it as views, one each.
+    (queries, keys and values) are told apart. Where parameters are sharded (DTensors), so are the
+    running averages; names and global shapes do not depend on the number of processes.
 
     Args:
-        objective: Its model, and the split of its parameters.
+        objective: Its model, and the split of its parameters; already sharded where it is to be.
         settings: Rates and constants.
+        ranks: The processes of the job.
+
+    Raises:
+        ValueError: If `matrices` of the objective names no trained parameter, or a trained
+            parameter is whole where the job shards, or the reverse.
     """
 
-    def __init__(self, objective: Objective, settings: TrainingSettings) -> None:
+    def __init__(
+        self, objective: Objective, settings: TrainingSettings, ranks: Ranks = ALONE
+    ) -> None:
         trained = {n: p for n, p in objective.model.named_parameters() if p.requires_grad}
         parts = objective.matrices() if settings.optimizer == "muon" else {}
         unknown = parts.keys() - trained.keys()
         if unknown:
             raise ValueError(f"matrices must name trained parameters, got {sorted(unknown)[0]}")
+        self._grid = Grid.of(ranks)
+        for name, parameter in trained.items():
+            self._grid.check(name, parameter)
         self._parameters = list(trained.values())
-        self._views: list[tuple[nn.Parameter, int, list[nn.Parameter]]] = []
-        self._muon_names: dict[str, nn.Parameter] = {}
-        for name, num in parts.items():
-            views = [nn.Parameter(view) for view in trained[name].detach().chunk(num)]
-            self._views.append((trained[name], num, views))
-            self._muon_names |= {f"{name}.{k}": view for k, view in enumerate(views)}
-        self._adamw_names = {n: p for n, p in trained.items() if n not in parts}
-        self._optimizers = [*self._adamw(settings), *self._muon(settings)]
-        self._peaks = [[g["lr"] for g in each.param_groups] for each in self._optimizers]
+        self._muon = Muon({n: trained[n] for n in parts}, parts, settings, self._grid)
+        self._muon_peak = self._muon.rate
+        self._rest = {n: p for n, p in trained.items() if n not in parts}
+        self._adamw = _adamw(self._rest, settings) if self._rest else None
+        self._adamw_peak = settings.learning_rate
 
     def set_rate(self, factor: float) -> None:
         """Set the learning rates to `factor` of their peaks."""
-        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
+        self._muon.rate = self._muon_peak * factor
+        if self._adamw is not None:
+            for group in self._adamw.param_groups:
+                group["lr"] = self._adamw_peak * factor
 
+    @torch.no_grad()
     def clip(self, max_norm: float) -> Tensor:
-        """Total norm of the gradient before clipping it to `max_norm` (0 clips nothing)."""
+        """Total norm of the gradient before clipping it to `max_norm` (0 clips nothing).
+
+        Of the whole gradient, the same in every process, however it is sharded.
+        """
+        grads = [local_part(p.grad) for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        if self._grid.shards is not None:
+            squared = norm.square()
+            dist.all_reduce(squared, group=self._grid.shards)
+            norm = squared.sqrt()
         if max_norm:
-            return nn.utils.clip_grad_norm_(self._parameters, max_norm)
-        return nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
+        return norm
 
     def step(self) -> None:
         """Move the weights along their gradients, then forget the gradients."""
-        for parameter, num, views in self._views:
-            grads = parameter.grad.chunk(num) if parameter.grad is not None else [None] * num
-            for view, grad in zip(views, grads, strict=True):
-                view.grad = grad
-        for optimizer in self._optimizers:
-            optimizer.step()
+        if self._adamw is not None:
+            self._adamw.step()
+        self._muon.step()
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        for parameter in (*self._parameters, *self._muon_names.values()):
+        for parameter in self._parameters:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """All running averages under `<parameter>/<name>`."""
-        found = {}
-        for optimizer in self._optimizers:
-            for name, parameter in self._names(optimizer).items():
-                for key, value in optimizer.state.get(parameter, {}).items():
-                    found[f"{name}/{key}"] = value
+        """All running averages under `<parameter>/<name>`, there from the start."""
+        found = {f"{name}/momentum_buffer": tensor for name, tensor in self._muon.momenta.items()}
+        for name, parameter in self._rest.items():
+            assert self._adamw is not None
+            for key, value in self._adamw.state[parameter].items():
+                found[f"{name}/{key}"] = value
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -79,48 +98,31 @@ class Optimizers:
         Raises:
             ValueError: If they belong to other parameters or another optimizer.
         """
-        for optimizer in self._optimizers:
-            for name, parameter in self._names(optimizer).items():
-                prefix = f"{name}/"
-                keys = [key for key in tensors if key.rpartition("/")[0] == name]
-                # Copies in memory of torch's own, aligned as in an uninterrupted run.
-                optimizer.state[parameter] = {
-                    key.removeprefix(prefix): torch.empty_like(
-                        tensors[key], device=parameter.device
-                    )
-                    for key in keys
-                }
         copy_into(self.state(), tensors, "the state of the optimizer")
 
-    def _adamw(self, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-        named = self._adamw_names.items()
-        matrices = [p for name, p in named if p.ndim >= 2 and not _is_vector(name)]
-        vectors = [p for name, p in named if p.ndim < 2 or _is_vector(name)]
-        groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if not groups:
-            return []
-        rest = {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
-        return [torch.optim.AdamW(groups, fused=True, **rest)]
 
-    def _muon(self, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
-        if not self._muon_names:
-            return []
-        return [
-            torch.optim.Muon(
-                list(self._muon_names.values()),
-                lr=settings.muon_learning_rate,
-                weight_decay=settings.weight_decay,
-                momentum=settings.muon_momentum,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        ]
-
-    def _names(self, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
-        return self._muon_names if isinstance(optimizer, torch.optim.Muon) else self._adamw_names
+def _adamw(named: Mapping[str, nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
+    matrices = [p for name, p in named.items() if p.ndim >= 2 and not _is_vector(name)]
+    vectors = [p for name, p in named.items() if p.ndim < 2 or _is_vector(name)]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+    for parameter in named.values():
+        # What torch would make in the first step, so that a checkpoint can be read before it.
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter.detach()),
+            "exp_avg_sq": torch.zeros_like(parameter.detach()),
+        }
+    return optimizer
 
 
 def _is_vector(name: str) -> bool:
