@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rectiflow.cli.status import Pace, status_text
+
 PLAIN_LINE_SECONDS = 10.0
 
 
@@ -56,9 +58,9 @@ def show_warnings_as_notes() -> None:
 
 
 class Progress:
-    """Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere.
+    """Progress of long work: one status line on a terminal, a line every few seconds elsewhere.
 
-    Call it as `progress(stage, done, total, facts)`. A new stage starts a new bar. It is a context
+    Call it as `progress(stage, done, total, facts)`. A new stage starts a new line. It is a context
     manager, so that the terminal is restored whatever happens.
     """
 
@@ -66,8 +68,8 @@ class Progress:
         self._stage = ""
         self._bar: Any = None
         self._task: Any = None
-        self._first = 0
-        self._started = self._printed = 0.0
+        self._pace = Pace(0.0, 0)
+        self._printed = 0.0
 
     def __enter__(self) -> "Progress":
         return self
@@ -79,56 +81,51 @@ class Progress:
         self, stage: str, done: int, total: int | None, facts: Mapping[str, Any] | None = None
     ) -> None:
         """Tell how far `stage` is; `total` is None while it is not known."""
+        now = time.monotonic()
         if stage != self._stage:
             self._close()
-            self._open(stage, done, total)
-        numbers = {k: v for k, v in (facts or {}).items() if isinstance(v, int | float)}
-        text = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            self._open(stage, done, total, now)
+        self._pace.add(now, done)
+        text = status_text(done, total, self._pace.per_second(now, done), facts)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, facts=text)
-        else:
-            self._print_line(done, total, text)
+            self._bar.update(self._task, completed=done, total=total, text=text)
+        elif now - self._printed >= PLAIN_LINE_SECONDS or done == total:
+            self._printed = now
+            note(f"{self._stage} {text}")
 
-    def _open(self, stage: str, done: int, total: int | None) -> None:
-        self._stage, self._first = stage, done
-        self._started, self._printed = time.monotonic(), float("-inf")
-        if not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
-
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}"),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task(stage, total=total, completed=done, facts="")
-        self._bar.start()
-
-    def _print_line(self, done: int, total: int | None, text: str) -> None:
-        now = time.monotonic()
-        if now - self._printed < PLAIN_LINE_SECONDS and done != total:
-            return
-        self._printed = now
-        rate = (done - self._first) / max(now - self._started, 1e-9)
-        pace = f"  {rate:.3g}/s" if rate > 0 else ""
-        if pace and total is not None:
-            pace += f"  {(total - done) / rate:.0f} s left"
-        note(f"{self._stage} {done}/{'?' if total is None else total}{pace}  {text}")
+    def _open(self, stage: str, done: int, total: int | None, now: float) -> None:
+        self._stage = stage
+        self._pace, self._printed = Pace(now, done), float("-inf")
+        if sys.stderr.isatty():
+            self._bar = status_bar(None)
+            self._task = self._bar.add_task(stage, total=total, completed=done, text="")
+            self._bar.start()
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
         self._stage = ""
+
+
+def status_bar(console: Any) -> Any:
+    """A bar and a text, on one line however narrow the terminal is.
+
+    Args:
+        console: Rich's, None for the terminal behind stderr.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    return Bar(
+        BarColumn(bar_width=20),
+        TextColumn(
+            "{task.description} {task.fields[text]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis"),
+        ),
+        console=console or Console(stderr=True),
+        refresh_per_second=2,  # the cores are for the work
+    )

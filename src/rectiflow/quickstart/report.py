@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from rectiflow.pages.parts import figure, folded, grid, page, picture, section, table, tiles
+from rectiflow.pages.words import duration, shown
 from rectiflow.quickstart.charts import loss_chart, time_chart
 from rectiflow.quickstart.findings import Findings, Learning, ModelFindings
 
@@ -43,14 +44,6 @@ def report_html(findings: Findings) -> str:
 def score(value: float | None) -> str:
     """A score as the report writes it."""
     return "-" if value is None else f"{value:.2f}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time for a person: "4.2 s", "48 s", "5 min 03 s"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
 
 
 def _overview(findings: Findings) -> str:
@@ -207,17 +200,6 @@ def _facts(findings: Findings) -> str:
 def _pairs(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in facts.items():
         yield name, shown(value)
-
-
-def shown(value: Any) -> str:
-    """A value as a recipe would write it, whole numbers with their thousands apart."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "not set"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(shown, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _next(findings: Findings) -> str:
