@@ -61,6 +61,18 @@ def test_rows_are_what_the_encoders_made(made):
             caption = made.captions([int(row)], names[number])[0]
             np.testing.assert_array_equal(state, text_state(caption, name).astype(np.float16))
     assert made.captions([41], "synthetic") == ["exactly thing 0"]  # 42 mod 7
+    assert "log_variance" not in found
+
+
+def test_the_log_variance_is_that_of_the_scaled_latent(made):
+    rows = np.array([88, 3, 3, 41])
+    found = made.rows(rows, with_log_variance=True)
+    assert found["log_variance"].dtype == torch.float16
+    # The fake's raw log variance is its raw mean - 3; both are what scale 2 and shift 0.25 leave.
+    means = np.stack([latent_of(index_of(row)) for row in rows]) / 2 + 0.25
+    expected = (means - 3 + 2 * np.log(2)).astype(np.float16)
+    np.testing.assert_allclose(found["log_variance"].numpy(), expected, atol=2e-3)
+    assert torch.equal(found["latent"], made.rows(rows)["latent"])
 
 
 def test_a_caption_is_stored_once_per_shard(made):
@@ -95,6 +107,7 @@ def test_shards_are_arrow_files_that_pyarrow_maps(made):
         table = pa.ipc.open_file(source).read_all()
     assert table.schema.field("latent").type == pa.list_(pa.float32(), 12)
     assert table.schema.field("latent").metadata == {b"shape": b"[3, 2, 2]"}
+    assert table.schema.field("log_variance").type == pa.list_(pa.float16(), 12)
     assert table.schema.field("text_alt").type == pa.int32()
     assert table.num_rows == 31
     with pa.memory_map(str(made.folder / "texts" / "00001.arrow")) as source:
@@ -117,6 +130,9 @@ def test_datasets_loads_the_store(made, tmp_path):
     assert samples["id"] == made.ids(range(len(made)))
     latent = np.asarray(samples[50]["latent"], np.float32).reshape(3, 2, 2)
     np.testing.assert_array_equal(latent, made.rows([50])["latent"][0])
+    spread = np.asarray(samples[50]["log_variance"], np.float16).reshape(3, 2, 2)
+    row = made.rows([50], with_log_variance=True)
+    np.testing.assert_array_equal(spread, row["log_variance"][0])
     texts = load("texts").with_format("numpy")
     expected = text_state(texts[20]["caption"], "pooled_l").astype(np.float16)
     np.testing.assert_array_equal(texts[20]["pooled_l"], expected)
@@ -200,8 +216,8 @@ def test_a_changed_manifest_is_damaged(store, old, new):
 
 def test_another_version_and_another_folder_are_no_store(store, tmp_path):
     file = store.folder / MANIFEST
-    file.write_text(file.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(DataError, match=r"expected .* version 1, found .* version 2"):
+    file.write_text(file.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(DataError, match=r"expected .* version 2, found .* version 1"):
         Store.open(store.folder)
     with pytest.raises(FileNotFoundError, match="is not an encoded store"):
         Store.open(tmp_path)
@@ -246,7 +262,7 @@ def test_the_share_of_synthetic_captions_is_a_setting(made, fraction):
     rows = positions % len(made)
     captions = {name: made.captions(rows, name) for name in ("alt", "synthetic")}
     pooled = {
-        text: torch.from_numpy(text_state(text, "pooled_l")).half().float()
+        text: torch.from_numpy(text_state(text, "pooled_l")).half()
         for text in {*captions["alt"], *captions["synthetic"]}
     }
     is_synthetic = np.array(
@@ -266,14 +282,13 @@ def test_the_share_of_synthetic_captions_is_a_setting(made, fraction):
     assert abs(is_synthetic.mean() - fraction) <= 4 * (fraction * (1 - fraction) / 2000) ** 0.5
 
 
-def test_batches_have_the_type_asked_for_and_states_the_shape_asked_for(made):
+def test_batches_have_the_stored_types_and_states_the_form_asked_for(made):
     positions = np.arange(4, dtype=np.int64)
-    source = StoreSource(made, seed=0, states=lambda **states: sorted(states), dtype=torch.bfloat16)
-    batch = source.batch(positions, draws(positions))
-    assert batch["states"] == sorted(SHAPES)
-    assert batch["latent"].dtype == torch.bfloat16
-    stored = StoreSource(made, seed=0, states=dict, dtype=None).batch(positions, draws(positions))
-    assert stored["states"]["t5"].dtype == torch.float16
+    source = StoreSource(made, seed=0, states=lambda **states: sorted(states))
+    assert source.batch(positions, draws(positions))["states"] == sorted(SHAPES)
+    batch = StoreSource(made, seed=0, states=dict).batch(positions, draws(positions))
+    assert batch["latent"].dtype == torch.float32
+    assert {states.dtype for states in batch["states"].values()} == {torch.float16}
 
 
 def test_rows_restrict_a_source(made):

@@ -41,6 +41,27 @@ def test_latents_are_diffusers_mode_minus_shift_times_scale(autoencoder, folder)
     torch.testing.assert_close(autoencoder.decode(latent), expected, rtol=0, atol=1e-5)
 
 
+def test_a_draw_from_the_scaled_posterior_is_diffusers_draw_scaled(tmp_path):
+    model = Autoencoder.new(MODEL, seed=5)
+    model.normalise_latents(mean=0.25, std=0.2)
+    with torch.no_grad():  # an untrained one has the same log variance everywhere
+        model.network.encoder.conv_out.weight[4:].normal_(
+            generator=torch.Generator().manual_seed(1)
+        )
+    model.save(tmp_path / "vae")
+    oracle = AutoencoderKL.from_pretrained(
+        tmp_path / "vae", local_files_only=True, low_cpu_mem_usage=False
+    ).eval()
+    with torch.no_grad():
+        raw = oracle.encode(images()).latent_dist
+    noise = torch.randn(raw.mean.shape, generator=torch.Generator().manual_seed(2))
+    found = model.posterior(images())
+    assert raw.logvar.std() > 0.1
+    torch.testing.assert_close(found.log_variance.exp(), raw.var * 25, rtol=1e-4, atol=0)
+    drawn = found.mean + (found.log_variance / 2).exp() * noise
+    torch.testing.assert_close(drawn, (raw.mean + raw.std * noise - 0.25) * 5, rtol=0, atol=1e-4)
+
+
 def test_a_side_of_eight_pixels_is_one_latent_position(autoencoder):
     assert autoencoder.factor == 8
     assert autoencoder.encode(images(size=(24, 16))).shape == (3, 4, 3, 2)

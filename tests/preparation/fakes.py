@@ -1,6 +1,7 @@
 """Encoders and records whose results are known in closed form."""
 
 import hashlib
+import math
 import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from rectiflow.data.records import BadRecord, Loaded, Record
+from rectiflow.encoders.autoencoder import LatentPosterior
 from rectiflow.preparation.encode import STATES, Encoders
 
 SHAPES = {"clip_l": (5, 8), "clip_g": (5, 12), "t5": (6, 24), "pooled_l": (8,), "pooled_g": (12,)}
@@ -22,7 +24,8 @@ def text_state(caption: str, name: str) -> np.ndarray:
 
 @dataclass
 class FakeAutoencoder:
-    """The latent is the mean over 8 x 8 pixels, channel by channel, shifted and scaled."""
+    """The latent is the mean over 8 x 8 pixels, channel by channel, shifted and scaled; the raw log
+    variance is 3 less than that mean."""
 
     name: str = "ae"
     factor: int = 8
@@ -32,12 +35,16 @@ class FakeAutoencoder:
     num_pictures: int = 0
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return self.posterior(image).mean
+
+    def posterior(self, image: torch.Tensor) -> LatentPosterior:
         self.num_pictures += len(image)
         means = torch.nn.functional.avg_pool2d(image, 8)
         # A picture with one pure green pixel in its corner makes the encoder overflow.
         poison = (image[:, :, 0, 0] == torch.tensor([-1.0, 1.0, -1.0])).all(dim=1)
         means[poison] = torch.nan
-        return (means - self.shift) * self.scale
+        log_variance = means - 3 + 2 * math.log(self.scale)
+        return LatentPosterior((means - self.shift) * self.scale, log_variance)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         means = latent / self.scale + self.shift

@@ -13,7 +13,10 @@ from rectiflow.runs import read_json, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = "rectiflow encoded store"
-VERSION = 1
+VERSION = 2
+LATENT_DTYPES = {"latent": "float32", "log_variance": "float16"}
+SAMPLE_ARRAYS = tuple(LATENT_DTYPES)
+"""Arrays of a record; the others are text states, of a caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ class Manifest:
         encoders: What it was encoded with.
         size_px: Side of the pictures.
         captions: Names of every record's captions.
-        arrays: `latent` and the text states, by name.
+        arrays: `latent`, `log_variance` and the text states, by name.
         shards: The files, in the order of the rows.
         quarantine: Number of records left out, by reason; the records are in `quarantine.jsonl`.
     """

@@ -6,9 +6,10 @@ Types of columns, and why:
   the manifest. Arrow's tensor extension type would carry the shape itself, but it is no type that
   `datasets` or DuckDB know.
 - Latents are `float32`, text states `float16` (Arrow `halffloat`), as the paper stores them
-  (arXiv 2403.03206, E.1; Table 7 decodes to fp32 latents and fp16 states). pyarrow, `datasets` and
-  Polars read both. DuckDB knows no half floats and refuses a table that has such a column, read or
-  not: it reads `samples/` as it is, and `texts/` after pyarrow has dropped or cast those columns.
+  (arXiv 2403.03206, E.1; Table 7 decodes to fp32 latents and fp16 states); log variances of latents
+  `float16`, whose rounding changes a standard deviation by less than 1 %. pyarrow, `datasets` and
+  Polars read all. DuckDB knows no half floats and refuses a table that has such a column, read or
+  not: it reads a table after pyarrow has dropped or cast those columns.
 - One record batch per file makes every column one contiguous buffer, so a memory-mapped column is a
   NumPy view and a batch of rows is one gather.
 """

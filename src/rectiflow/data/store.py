@@ -1,7 +1,8 @@
 """The encoded store: latents and text states on disk, read by row through memory maps.
 
 STORE/manifest.json           what it is, of what, by which encoders; counts, sizes, checksums
-STORE/samples/00000.arrow     id, per caption name its text and its row in texts/00000, latent
+STORE/samples/00000.arrow     id, per caption name its text and its row in texts/00000, latent,
+                              log_variance
 STORE/texts/00000.arrow       caption, and its states: clip_l, clip_g, t5, pooled_l, pooled_g
 STORE/quarantine.jsonl        records left out: id, reason, detail
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from rectiflow.data.file_cache import FileCache
-from rectiflow.data.manifest import EncoderStamp, FileEntry, Manifest, ShardEntry
+from rectiflow.data.manifest import SAMPLE_ARRAYS, EncoderStamp, FileEntry, Manifest, ShardEntry
 from rectiflow.data.shards import checksum, map_columns
 from rectiflow.data.store_files import LocalFiles, RemoteFiles, store_files
 from rectiflow.errors import DataError
@@ -139,7 +140,7 @@ class Store:
     @property
     def states(self) -> tuple[str, ...]:
         """Names of the text states."""
-        return tuple(name for name in self.manifest.arrays if name != "latent")
+        return tuple(name for name in self.manifest.arrays if name not in SAMPLE_ARRAYS)
 
     def ids(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """Ids of the records at `indices`."""
@@ -154,6 +155,8 @@ class Store:
         self,
         indices: Sequence[int] | np.ndarray,
         caption: str | np.ndarray | None = None,
+        *,
+        with_log_variance: bool = False,
     ) -> dict[str, Any]:
         """The records at `indices`, in that order.
 
@@ -161,10 +164,11 @@ class Store:
             indices: Rows, 0 <= index < len, repeats allowed, shape (batch,).
             caption: Which caption's states: a name, or one number per row into
                 `manifest.captions`; None takes the first.
+            with_log_variance: Whether to read that of the latents too.
 
         Returns:
-            `latent` (batch, channels, height, width), `states`: name -> (batch, ...) with batch
-            first, both in the stored type, and `ids`.
+            `latent` (batch, channels, height, width), `log_variance` of the same shape where asked
+            for, `states`: name -> (batch, ...) with batch first, all in the stored types, `ids`.
 
         Raises:
             IndexError: If an index lies outside the store.
@@ -175,19 +179,22 @@ class Store:
         if caption is None or isinstance(caption, str):
             number = 0 if caption is None else self._caption_index(caption)
             caption = np.full(len(indices), number)
+        of_sample = SAMPLE_ARRAYS if with_log_variance else SAMPLE_ARRAYS[:1]
         out = {
             name: np.empty((len(indices), *spec.shape), dtype=spec.dtype)
             for name, spec in self.manifest.arrays.items()
+            if name in (*of_sample, *self.states)
         }
         for shard, where, local in self._groups(indices):
-            _copy_rows(shard.samples["latent"], local, out["latent"], where)
+            for name in of_sample:
+                _copy_rows(shard.samples[name], local, out[name], where)
             texts = np.stack([shard.samples[text_column(name)][local] for name in names])
             text = texts[caption[where], np.arange(len(local))]
             for name in self.states:
                 _copy_rows(shard.texts[name], text, out[name], where)
         tensors = {name: torch.from_numpy(array) for name, array in out.items()}
-        latent = tensors.pop("latent")
-        return {"latent": latent, "states": tensors, "ids": self.ids(indices)}
+        samples = {name: tensors.pop(name) for name in of_sample}
+        return {**samples, "states": tensors, "ids": self.ids(indices)}
 
     def _strings(self, indices: np.ndarray, column: str) -> list[str]:
         out = [""] * len(indices)
@@ -275,8 +282,9 @@ class _Shard:
         samples = files.read(entry.samples, partial(map_columns, num_rows=entry.num_records))
         texts = files.read(entry.texts, partial(map_columns, num_rows=entry.num_texts))
         for name, spec in manifest.arrays.items():
-            file = entry.samples if name == "latent" else entry.texts
-            array = (samples if name == "latent" else texts).get(name)
+            of_sample = name in SAMPLE_ARRAYS
+            file = entry.samples if of_sample else entry.texts
+            array = (samples if of_sample else texts).get(name)
             if array is None or array.shape[1:] != spec.shape or array.dtype != spec.dtype:
                 path = f"{files.name}/{file.path}"
                 raise DataError(f"{path}: column {name} does not fit the manifest")

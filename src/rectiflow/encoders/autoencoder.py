@@ -39,6 +39,20 @@ class Reconstruction:
     log_variance: Latent
 
 
+@dataclass(frozen=True)
+class LatentPosterior:
+    """What a picture may be as a scaled latent: independent normals.
+
+    Attributes:
+        mean: The latent that training sees unless it draws; its mode too.
+        log_variance: Natural logarithm of the variance of the scaled latent, which is that of the
+            autoencoder's own, clamped to [-30, 20], plus 2 ln(scale).
+    """
+
+    mean: Latent
+    log_variance: Latent
+
+
 FIRST_LOG_VARIANCE = -4.0
 """Of the posterior of an untrained autoencoder. At 0, the usual start, the noise of the posterior
 drowns the mean for the first hundreds of steps."""
@@ -142,7 +156,14 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def encode(self, image: Image) -> Latent:
         """The scaled latent of a picture: the mode of the posterior, no randomness."""
-        return (self._posterior(image).mean - self.shift) * self.scale
+        return self.posterior(image).mean
+
+    @torch.no_grad()
+    def posterior(self, image: Image) -> LatentPosterior:
+        """The distribution of the scaled latent of a picture."""
+        raw = self._posterior(image)
+        log_variance = raw.logvar + 2 * math.log(self.scale)
+        return LatentPosterior((raw.mean - self.shift) * self.scale, log_variance)
 
     @torch.no_grad()
     def decode(self, latent: Latent) -> Image:

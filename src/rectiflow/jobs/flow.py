@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rectiflow.data.folder import FolderRecords
-from rectiflow.data.manifest import json_hash
+from rectiflow.data.manifest import VERSION, json_hash
 from rectiflow.data.stored import StoreSource
 from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
@@ -142,7 +142,7 @@ def store_folder(recipe: FlowRecipe, run: Run, encoders: Encoders) -> Path:
     else:
         data["files"] = FolderRecords(recipe.data.path, recipe.data.size_px).description()
         name = Path(recipe.data.path).resolve().name or "folder"
-    key = json_hash({"data": data, "encoders": stamp})
+    key = json_hash({"data": data, "encoders": stamp, "version": VERSION})
     return run.folder.resolve().parent / "stores" / f"{name}-{recipe.data.size_px}px-{key[:8]}"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rectiflow import config
+from rectiflow.data.manifest import SAMPLE_ARRAYS
 from rectiflow.runs import Run
 from rectiflow.training.recipe import EncodersRecipe, FlowRecipe, Recipe
 from rectiflow.training.resume import check_claim
@@ -64,7 +65,7 @@ def _store_costs(recipe: FlowRecipe, encoders: "Encoders") -> dict[str, int]:
     """Bytes of the encoded store; at most, because equal captions of a shard are stored once."""
     arrays = encoders.arrays(recipe.data.size_px)
     sizes = {k: math.prod(a.shape) * np.dtype(a.dtype).itemsize for k, a in arrays.items()}
-    latent = sizes.pop("latent")
+    latent = sum(sizes.pop(name) for name in SAMPLE_ARRAYS)
     if not isinstance(recipe.data, ScenesData):
         return {"store_bytes_per_sample": latent + sum(sizes.values())}
     per_sample = latent + 2 * sum(sizes.values())  # two captions

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from rectiflow.data.manifest import ArraySpec
+from rectiflow.data.manifest import SAMPLE_ARRAYS, ArraySpec
 
 TABLE_7: Final[Mapping[str, int]] = MappingProxyType(
     {"latent": 65_536, "clip_l": 121_344, "clip_g": 202_240, "t5": 630_784}
@@ -25,7 +25,7 @@ def sample_bytes(arrays: Mapping[str, ArraySpec], num_captions: int = 1) -> dict
     parts = {
         name: math.prod(array.shape)
         * _DTYPE_BYTES[array.dtype]
-        * (1 if name == "latent" else num_captions)
+        * (1 if name in SAMPLE_ARRAYS else num_captions)
         for name, array in arrays.items()
     }
     return parts | {"total": sum(parts.values())}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rectiflow.data.manifest import ArraySpec
+from rectiflow.data.manifest import LATENT_DTYPES, ArraySpec
 from rectiflow.nn.named import AUTOENCODER_FACTOR, config_of
 from rectiflow.nn.releases import RELEASES
 from rectiflow.nn.tables import Row
@@ -83,12 +83,13 @@ def named_subject(row: Row, size_px: int | None = None) -> Subject:
 
 
 def _arrays(row: Row, config: Any, side: int) -> dict[str, ArraySpec]:
-    """What our store keeps: a latent in float32, text in float16."""
-    latent = ArraySpec(shape=(config.latent_channels, side, side), dtype="float32")
+    """What our store keeps: a latent in float32, its log variance and text in float16."""
+    shape = (config.latent_channels, side, side)
+    latents = {name: ArraySpec(shape=shape, dtype=d) for name, d in LATENT_DTYPES.items()}
     if row.name not in RELEASES:  # one text encoder, or small ones side by side
         states = ArraySpec(shape=(sum(row.segments), config.context_width), dtype="float16")
         pooled = ArraySpec(shape=(config.pooled_width,), dtype="float16")
-        return {"latent": latent, "states": states, "pooled": pooled}
+        return {**latents, "states": states, "pooled": pooled}
     clip, t5 = row.segments
     texts = {
         name: ArraySpec(shape=(clip, width), dtype="float16") for name, width in CLIP_WIDTHS.items()
@@ -98,4 +99,4 @@ def _arrays(row: Row, config: Any, side: int) -> dict[str, ArraySpec]:
         for name, width in CLIP_WIDTHS.items()
     }
     texts["t5"] = ArraySpec(shape=(t5, config.context_width), dtype="float16")
-    return {"latent": latent, **texts, **pooled}
+    return {**latents, **texts, **pooled}

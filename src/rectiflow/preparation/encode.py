@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rectiflow.data.manifest import ArraySpec, EncoderStamp
+from rectiflow.data.manifest import LATENT_DTYPES, SAMPLE_ARRAYS, ArraySpec, EncoderStamp
 from rectiflow.data.picture_source import as_images
 from rectiflow.data.records import BadRecord, Loaded, Quarantined, Record, RecordSource
 from rectiflow.data.store import caption_column, text_column
@@ -38,7 +38,7 @@ class PictureEncoder(Protocol):
     shift: Any
     scale: Any
 
-    def encode(self, image: Tensor) -> Tensor: ...
+    def posterior(self, image: Tensor) -> Any: ...
 
     def identity(self) -> str: ...
 
@@ -57,7 +57,7 @@ class Encoders:
     """The encoders that make a store, and where they run.
 
     Args:
-        autoencoder: Pictures to scaled latents.
+        autoencoder: Pictures to scaled latents, mean and log variance.
         text: Captions to states.
         device: Where the autoencoder's weights are; pictures are sent there.
     """
@@ -86,13 +86,12 @@ class Encoders:
         if size_px < factor or size_px % factor:
             raise ValueError(f"size_px must be a multiple of {factor}, got {size_px}")
         side = size_px // factor
-        latent = ArraySpec(
-            shape=(int(self.autoencoder.latent_channels), side, side), dtype="float32"
-        )
+        shape = (int(self.autoencoder.latent_channels), side, side)
+        latents = {name: ArraySpec(shape=shape, dtype=d) for name, d in LATENT_DTYPES.items()}
         states = self._encode_texts([""])
         shapes = {name: values.shape[1:] for name, values in states.items()}
         texts = {name: ArraySpec(shape=shape, dtype=STATE_DTYPE) for name, shape in shapes.items()}
-        return {"latent": latent, **texts}
+        return {**latents, **texts}
 
     @torch.no_grad()
     def _encode_texts(self, captions: list[str]) -> dict[str, np.ndarray]:
@@ -106,11 +105,15 @@ class Encoders:
         return arrays
 
     @torch.no_grad()
-    def _encode_pictures(self, pictures: list[np.ndarray]) -> np.ndarray:
+    def _encode_pictures(self, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """`latent` and `log_variance` of each picture."""
         image = as_images(pictures).to(self.device).contiguous(memory_format=torch.channels_last)
         on_cpu = torch.device(self.device).type == "cpu"
         parts = image.split(CPU_PICTURES if on_cpu else len(image))
-        return torch.cat([self.autoencoder.encode(part) for part in parts]).float().cpu().numpy()
+        found = [self.autoencoder.posterior(part) for part in parts]
+        mean = torch.cat([each.mean for each in found]).float()
+        log_variance = torch.cat([each.log_variance for each in found]).half()
+        return {"latent": mean.cpu().numpy(), "log_variance": log_variance.cpu().numpy()}
 
 
 @dataclass
@@ -186,7 +189,7 @@ def encode_shard(
     columns: dict[str, list[Any]] = {"id": []}
     for name in source.caption_names:
         columns |= {caption_column(name): [], text_column(name): []}
-    latents = [np.empty((0, *arrays["latent"].shape), np.float32)]
+    latents = {n: [np.empty((0, *arrays[n].shape), arrays[n].dtype)] for n in SAMPLE_ARRAYS}
     quarantined: list[Quarantined] = []
     num_enlarged = 0
     for first in range(indices.start, indices.stop, batch_size):
@@ -195,18 +198,20 @@ def encode_shard(
         quarantined += [found for found in tried if isinstance(found, Quarantined)]
         loaded = [found for found in tried if not isinstance(found, Quarantined)]
         if loaded:
-            latent = encoders._encode_pictures([picture.image for _, picture in loaded])
-            for (record, picture), values in zip(loaded, latent, strict=True):
-                if not np.isfinite(values).all():
+            encoded = encoders._encode_pictures([picture.image for _, picture in loaded])
+            is_good = _finite_rows(encoded)
+            for name, values in encoded.items():
+                latents[name].append(values[is_good])
+            for (record, picture), good in zip(loaded, is_good, strict=True):
+                if not good:
                     quarantined.append(Quarantined(record.id, "latent is not finite"))
                     continue
-                latents.append(values[None])
                 _append(columns, record, texts)
                 num_enlarged += picture.is_enlarged
         on_batch(len(batch))
     texts.flush()
     samples = {name: _column(name, values) for name, values in columns.items()}
-    samples["latent"] = np.concatenate(latents)
+    samples |= {name: np.concatenate(parts) for name, parts in latents.items()}
     columns = _text_columns(texts, arrays)
     return EncodedShard(samples, columns, quarantined, num_enlarged, texts.num_cut)
 
@@ -217,6 +222,11 @@ def _load(source: RecordSource, index: int) -> tuple[Record, Loaded] | Quarantin
         return record, record.load()
     except BadRecord as error:
         return error.quarantined
+
+
+def _finite_rows(encoded: Mapping[str, np.ndarray]) -> np.ndarray:
+    finite = [np.isfinite(v).reshape(len(v), -1).all(axis=1) for v in encoded.values()]
+    return np.logical_and.reduce(finite)
 
 
 def _append(columns: dict[str, list[Any]], record: Record, texts: _Texts) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rectiflow.data.manifest import MANIFEST, Manifest, json_hash
+from rectiflow.data.manifest import MANIFEST, SAMPLE_ARRAYS, Manifest, json_hash
 from rectiflow.data.records import CAPTION_NAMES, RecordSource
 from rectiflow.data.store import QUARANTINE, Store
 from rectiflow.errors import DiskFullError
@@ -192,8 +192,8 @@ def _finish(writer: StoreWriter, source: RecordSource, blank: Manifest) -> None:
 def _records_per_shard(blank: Manifest, batching: Batching) -> int:
     """At most what fits into `max_shard_bytes` if no caption repeats."""
     sizes = {n: math.prod(a.shape) * np.dtype(a.dtype).itemsize for n, a in blank.arrays.items()}
-    latent = sizes.pop("latent")
-    record = latent + len(blank.captions) * sum(sizes.values())
+    of_sample = sum(sizes.pop(name) for name in SAMPLE_ARRAYS)
+    record = of_sample + len(blank.captions) * sum(sizes.values())
     return max(1, min(batching.records_per_shard, batching.max_shard_bytes // record))
 
 
