@@ -24,3 +24,7 @@ class SpikeError(DivergenceError):
 
 class NonFiniteError(DivergenceError):
     """A loss or gradient that is inf or nan; the message holds the step, the terms and the ids."""
+
+
+class LostRankError(ConnectionError):
+    """A process of the job is dead or gone; the message names it."""

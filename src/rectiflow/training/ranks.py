@@ -28,6 +28,7 @@ class Ranks:
             2-D `("replicate", "shard")` for HSDP; None alone.
         host_group: Carries host values (gloo); None alone.
         write_group: The same, for the thread that writes checkpoints; None alone.
+        reduce_precision: Type in which gradients travel, "fp32" or "bf16".
     """
 
     rank: int = 0
@@ -36,6 +37,7 @@ class Ranks:
     mesh: DeviceMesh | None = None
     host_group: ProcessGroup | None = None
     write_group: ProcessGroup | None = None
+    reduce_precision: str = "fp32"
 
     @property
     def is_first(self) -> bool:
