@@ -43,6 +43,9 @@ class FileCache:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self._thread_locks: dict[str, threading.Lock] = {}
 
+    def __reduce__(self):
+        return (FileCache, (self.folder, self.max_bytes))
+
     def read(self, entry: FileEntry, download: Download, read: Callable[[Path], T]) -> T:
         """What `read` makes of a file, which is fetched first if it is not here.
 

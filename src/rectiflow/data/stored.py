@@ -2,10 +2,9 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rectiflow.data.draws import Draws
@@ -25,7 +24,8 @@ class StoreSource:
             paper trains on half (arXiv 2403.03206, 5.2.2). No effect on single captions.
         rows: The rows to use, ascending; None for all.
         shuffle: False reads rows in their order.
-        dtype: Floating type of the batch; None keeps the stored types.
+        latent: "mean" of each latent's posterior, or a "sample" of it, keyed by the loop's draws:
+            another one each time that a picture comes up.
 
     Raises:
         ValueError: If there are no rows, they do not ascend, or the fraction is not in [0, 1].
@@ -40,7 +40,7 @@ class StoreSource:
         synthetic_fraction: float = 0.5,
         rows: np.ndarray | None = None,
         shuffle: bool = True,
-        dtype: torch.dtype | None = torch.float32,
+        latent: Literal["mean", "sample"] = "mean",
     ) -> None:
         if not 0 <= synthetic_fraction <= 1:
             raise ValueError(f"synthetic_fraction must be in [0, 1], got {synthetic_fraction}")
@@ -48,7 +48,7 @@ class StoreSource:
         self._states = states
         self._synthetic_fraction = synthetic_fraction
         self._rows = rows
-        self._dtype = dtype
+        self._is_drawn = latent == "sample"
         sizes = store.shard_sizes(rows)
         self._order = Order(int(sizes.sum()), seed, shard_sizes=sizes, shuffle=shuffle)
         store.require_room(self._order.window if shuffle else 1)
@@ -60,18 +60,18 @@ class StoreSource:
         return self._order.num_samples
 
     def batch(self, positions: np.ndarray, draws: Draws) -> dict[str, Any]:
-        """Samples at `positions` (batch,): `latent`, `states` and `ids`."""
+        """Samples at `positions` (batch,): `latent`, `states` and `ids`, in the stored types.
+
+        A drawn latent is float32, as the mean.
+        """
         self._look_ahead(int(positions.min()))
         indices = self._order.indices(positions)
         if self._rows is not None:
             indices = self._rows[indices]
-        batch = self.store.rows(indices, self._choice(draws))
-        states = {name: self._cast(values) for name, values in batch["states"].items()}
-        return {
-            "latent": self._cast(batch["latent"]),
-            "states": self._states(**states),
-            "ids": batch["ids"],
-        }
+        batch = self.store.rows(indices, self._choice(draws), with_log_variance=self._is_drawn)
+        if self._is_drawn:
+            batch["latent"] = _drawn(batch["latent"], batch.pop("log_variance"), draws)
+        return {**batch, "states": self._states(**batch["states"])}
 
     def _look_ahead(self, position: int) -> None:
         """Have the shards that follow fetched, once per window."""
@@ -88,5 +88,8 @@ class StoreSource:
         is_synthetic = draws.uniform("caption").numpy() < self._synthetic_fraction
         return np.where(is_synthetic, names.index("synthetic"), names.index("alt"))
 
-    def _cast(self, values: Tensor) -> Tensor:
-        return values if self._dtype is None else values.to(self._dtype)
+
+def _drawn(mean: Tensor, log_variance: Tensor, draws: Draws) -> Tensor:
+    """mean + exp(log_variance / 2) noise, each sample with noise of its own."""
+    std = log_variance.float().div_(2).exp_()
+    return mean + std * draws.normal("posterior", mean.shape[1:])

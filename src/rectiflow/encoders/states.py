@@ -50,6 +50,10 @@ class TextStates:
             **{f.name: getattr(self, f.name).to(device=device, dtype=dtype) for f in fields(self)}
         )
 
+    def pin_memory(self) -> "TextStates":
+        """The same states in memory that a CUDA device copies from by itself."""
+        return TextStates(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
 
 def assemble(
     states: TextStates,

@@ -4,17 +4,22 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rectiflow.data.draws import Draws
 from rectiflow.training.objectives.base import Batch, BatchSource
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.roll_backs import RollBack, num_skipped
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
     """The microbatches of every step, functions of the step and of the roll-backs alone.
+
+    A step's positions are split into microbatches, and each of those into what every rank takes,
+    always in contiguous parts. So the samples of a step are the same at any number of ranks.
 
     Args:
         source: Samples by position.
@@ -23,6 +28,8 @@ class Batches:
         num_microbatches: Parts of a step.
         num_workers: Threads that prepare microbatches ahead; 0 prepares them when asked.
         roll_backs: Those of the run so far, for the samples that are passed over.
+        ranks: The processes that share each microbatch.
+        is_pinned: Whether tensors are put into memory that a CUDA device copies from by itself.
     """
 
     source: BatchSource
@@ -31,6 +38,8 @@ class Batches:
     num_microbatches: int
     num_workers: int = 0
     roll_backs: Sequence[RollBack] = ()
+    ranks: Ranks = ALONE
+    is_pinned: bool = False
 
     def after(self, step: int) -> Generator[tuple[Batch, Draws], None, None]:
         """Microbatches from the one that follows `step` finished steps on, without end."""
@@ -52,8 +61,15 @@ class Batches:
             start = (step + num_skipped(self.roll_backs, step)) * self.batch_size
             positions = np.arange(start, start + self.batch_size, dtype=np.int64)
             for part in np.array_split(positions, self.num_microbatches):
-                yield Draws(self.seed, part)
+                yield Draws(self.seed, self.ranks.share(part))
             step += 1
 
     def _load(self, draws: Draws) -> tuple[Batch, Draws]:
-        return self.source.batch(draws.positions, draws), draws
+        batch = self.source.batch(draws.positions, draws)
+        if self.is_pinned:
+            batch = {name: _pinned(value) for name, value in batch.items()}
+        return batch, draws
+
+
+def _pinned(value: Any) -> Any:
+    return value.pin_memory() if hasattr(value, "pin_memory") else value

@@ -1,14 +1,15 @@
 """Validation losses: the same held-out samples, noise and times at every call."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rectiflow.data.draws import Draws
-from rectiflow.encoders.states import ENCODERS
+from rectiflow.encoders.states import ENCODERS, TextStates
 from rectiflow.flow.formulations import Formulation
 from rectiflow.flow.paths import RectifiedFlow
 from rectiflow.training.objectives.base import BatchSource, Objective
@@ -109,12 +110,22 @@ class HeldOutValidation:
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
-    """Move whatever can be moved; a batch on the CPU stays as it is."""
-    if device.type == "cpu":
-        return batch
-    return {
-        name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()
-    }
+    """Move whatever can be moved, and make half floats float32 there.
+
+    Stores keep text states as half floats, which float32 holds exactly: so half the bytes travel.
+    From pinned memory they travel while the caller goes on.
+    """
+    return {name: _placed(value, device) for name, value in batch.items()}
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    if isinstance(value, TextStates):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return TextStates(**{name: _placed(part, device) for name, part in parts.items()})
+    if not isinstance(value, Tensor):
+        return value.to(device) if hasattr(value, "to") else value
+    placed = value.to(device, non_blocking=device.type == "cuda")
+    return placed.float() if placed.dtype == torch.float16 else placed
 
 
 def _held_out(
