@@ -132,6 +132,7 @@ class _Loop:
             settings.num_microbatches,
             settings.num_workers,
             read_roll_backs(run),
+            is_pinned=self.stepper.device.type == "cuda",
         )
         self.num_steps = settings.num_steps
         if settings.minutes is not None and (pace := run.pace()) is not None:
