@@ -10,10 +10,11 @@ import sys
 import pytest
 
 PROGRAM = """
-import json, torch
+import dataclasses, json, torch
 from tests.nn.test_mmdit import awake, inputs, relative
 
 network = awake()
+deeper = dataclasses.replace(network.config, depth=4)
 compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=False)
 errors = {}
 for is_bf16 in (False, True):
@@ -25,6 +26,26 @@ for is_bf16 in (False, True):
         found.append((velocity, torch.cat([g.flatten() for g in gradients])))
     pairs = [relative(b, a) for a, b in zip(*found, strict=True)]
     errors["bf16" if is_bf16 else "fp32"] = pairs
+
+from rectiflow.nn.regions import blocks_of, compile_blocks, uncompiled
+
+by_block, names = awake(deeper), list(awake(deeper).state_dict())
+seen = []
+by_block.blocks[-1].image.out.register_forward_hook(lambda *_: seen.append(0))
+compile_blocks(blocks_of(by_block), backend="aot_eager")
+torch._dynamo.utils.counters.clear()
+found = []
+for run in (awake(deeper), by_block):
+    velocity = run(*inputs())
+    gradients = torch.autograd.grad(velocity.square().mean(), [*run.parameters()])
+    found.append((velocity, torch.cat([g.flatten() for g in gradients])))
+errors["by block"] = [relative(b, a) for a, b in zip(*found, strict=True)]
+errors["graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+seen.clear()
+with torch.no_grad(), uncompiled(by_block):
+    by_block(*inputs())
+errors["seen inside"] = len(seen)
+errors["same names"] = list(by_block.state_dict()) == names
 print(json.dumps(errors))
 """
 
@@ -43,3 +64,13 @@ def test_a_compiled_network_is_one_graph_with_the_same_velocity_and_gradients(er
 
 def test_in_bf16_it_differs_by_roundings_only(errors):
     assert 0 < max(errors["bf16"]) < 0.03  # logits are rounded in other places
+
+
+def test_blocks_compiled_one_by_one_share_graphs_and_are_the_same_network(errors):
+    assert max(errors["by block"]) < 1e-5
+    assert errors["graphs"] == 2  # the last block has one of its own
+    assert errors["same names"]
+
+
+def test_compiled_blocks_can_be_looked_into(errors):
+    assert errors["seen inside"] == 1

@@ -118,8 +118,8 @@ class _JoinHeads(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *joined):  # pyright: ignore[reportIncompatibleMethodOverride]
-        inputs = ctx.saved_tensors[: ctx.num_inputs]
-        inverses = list(ctx.saved_tensors[ctx.num_inputs :])
+        saved = ctx.saved_tensors  # once: where it was forgotten, it is computed again
+        inputs, inverses = saved[: ctx.num_inputs], list(saved[ctx.num_inputs :])
         grads, scale_grads = [], []
         for x, scale, pieces in _streams(inputs, joined):
             grad, scale_grad = torch.empty_like(x), None

@@ -80,10 +80,11 @@ class Stream(nn.Module):
 
     def project_in(self, normed: Tokens, shift: Tensor, scale: Tensor) -> Projections:
         """What the joint attention takes from this stream; queries only if it attends."""
+        steered = steer(normed, shift, scale)
+        if not self.is_last:
+            return self._heads(self.qkv(steered))
         weight, bias, width = self.qkv.weight, self.qkv.bias, normed.shape[-1]
-        if self.is_last:
-            weight, bias = weight[width:], bias[width:]
-        return self._heads(nn.functional.linear(steer(normed, shift, scale), weight, bias))
+        return self._heads(nn.functional.linear(steered, weight[width:], bias[width:]))
 
     def finish(
         self, x: Tokens, normed: Tokens, attended: Tokens, modulation: tuple[Tensor, ...]

@@ -1,11 +1,15 @@
 """Counts of a network by running it on the meta device: shapes without numbers or memory."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from rectiflow.conditioning import Conditioning
@@ -129,6 +133,52 @@ def bytes_kept_by(run: Callable[[], Any], network: nn.Module) -> int:
         output = run()
     del output  # until here the graph held every storage, so that no two had the same address
     return sum(sizes.values())
+
+
+def held_bytes(run: Callable[[], Any]) -> int:
+    """What lives on in memory of what `run` made, as long as its result does, in bytes.
+
+    Of a forward pass: what the backward pass needs, also where blocks forget their activations,
+    and the result. Nothing of compiled code is seen.
+    """
+    with _Storages() as storages:
+        output = run()
+    gc.collect()  # what only cycles hold is no one's
+    held = storages.held()
+    del output
+    return held
+
+
+def held_bytes_of(network: nn.Module, height: int, width: int, segments: tuple[int, ...]) -> int:
+    """`held_bytes` of one sample's forward pass, in float32; arguments as in `products_of`."""
+    with _FusedAttention():
+        return held_bytes(lambda: _forward(network, height, width, segments))
+
+
+class _Storages(TorchDispatchMode):
+    """Notes the memory of every result, without keeping it alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By address, which nothing else takes while there is a weak reference.
+        self._noted: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self._note((args, kwargs), is_new=False)
+        result = func(*args, **kwargs)
+        self._note(result, is_new=True)
+        return result
+
+    def _note(self, tree: Any, is_new: bool) -> None:
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                nbytes = storage.nbytes() if is_new else 0
+                self._noted.setdefault(storage._cdata, (StorageWeakRef(storage), nbytes))
+
+    def held(self) -> int:
+        return sum(nbytes for storage, nbytes in self._noted.values() if not storage.expired())
 
 
 class _FusedAttention(TorchFunctionMode):

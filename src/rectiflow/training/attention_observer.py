@@ -12,6 +12,7 @@ from rectiflow.encoders.states import ENCODERS
 from rectiflow.errors import NonFiniteError
 from rectiflow.nn.attention_statistics import AttentionWatch
 from rectiflow.nn.kernels import no_autocast
+from rectiflow.nn.regions import uncompiled
 from rectiflow.training.objectives.base import BatchSource
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.state import TrainState
@@ -58,7 +59,7 @@ class AttentionObserver:
         batch = to_device(self._batch, device)
         noise = self._draws.normal("noise", batch["latent"].shape[1:])
         keep = torch.ones(len(self._draws), len(ENCODERS), dtype=torch.bool)
-        with no_autocast(device), AttentionWatch() as watch:
+        with no_autocast(device), uncompiled(state.model), AttentionWatch() as watch:
             self._objective.loss_at(batch, self._t, noise, keep)
         last = watch.seen[-self._num_blocks :]
         logits, entropies = [each.logit_max for each in last], [each.entropy for each in last]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rectiflow.data.draws import Draws
+from rectiflow.nn.regions import uncompiled
 from rectiflow.training.metrics import NUM_TIME_BINS, time_bins
 from rectiflow.training.objectives.base import Batch, Terms
 
@@ -93,7 +94,7 @@ def first_bad_output(model: nn.Module, part: Part, compute: Callable[[], Any]) -
 
     handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled(model):
             compute()
     finally:
         _remove(handles)
@@ -148,7 +149,7 @@ def _watched_backward(model: nn.Module, descend: Callable[[], Any]) -> str:
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     handles += [p.register_hook(watch_weight(name)) for name, p in trained]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), uncompiled(model):
             # That a first module's inputs need no gradient.
             warnings.simplefilter("ignore", UserWarning)
             descend()

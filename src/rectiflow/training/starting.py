@@ -10,6 +10,7 @@ from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.averages import further_averages
 from rectiflow.training.ema import Ema, exponential
+from rectiflow.training.engine import prepare_network
 from rectiflow.training.objectives.base import Objective
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.resume import load_initial
@@ -27,6 +28,7 @@ def starting_state(
         DataError: If there are checkpoints and every one is damaged.
     """
     model = objective.model.to(stepper.device)
+    prepare_network(model, settings.speed)
     newest = checkpoint.load_newest(run)
     if newest is None and settings.init_from is not None:
         load_initial(model, settings.init_from)

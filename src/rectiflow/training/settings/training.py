@@ -6,6 +6,7 @@ from typing import Literal
 from rectiflow.config import FREE, STRICT
 from rectiflow.training.settings.bounds import above, at_least, within
 from rectiflow.training.settings.sections import AveragesSettings, GuardSettings, RetainSettings
+from rectiflow.training.settings.speed import SpeedSettings
 
 PACE_STEPS = (6, 25)
 """`training.minutes` becomes a number of steps by the rate of these steps, first and last."""
@@ -40,6 +41,7 @@ class TrainingSettings:
         ema_decay: Of the averaged weights, after its warm-up (see `training.ema`).
         averages: Further averages of the weights.
         guard: What happens when numbers go wrong.
+        speed: How the same steps are taken faster, or in less memory.
         retain: What of the past the run's folder keeps.
         init_from: Run, bundle or safetensors file whose weights (averaged, if a run) are the start.
         log_every_steps: Cadence of the lines in metrics.jsonl.
@@ -76,6 +78,7 @@ class TrainingSettings:
     ema_decay: float = 0.999
     averages: AveragesSettings = field(default_factory=AveragesSettings)
     guard: GuardSettings = field(default_factory=GuardSettings)
+    speed: SpeedSettings = field(default_factory=SpeedSettings)
     retain: RetainSettings = field(default_factory=RetainSettings)
     init_from: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = field(default="auto", metadata=FREE)
