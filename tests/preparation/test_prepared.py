@@ -8,7 +8,7 @@ from rectiflow.data.folder import FolderRecords
 from rectiflow.data.scene_records import VALIDATION_SEED, SceneRecords
 from rectiflow.data.scenes import caption, make_scene, render
 from rectiflow.preparation.prepare import Batching, prepare_store
-from rectiflow.preparation.prepared import prepare_folder, prepare_scenes, split_rows
+from rectiflow.preparation.prepared import open_prepared, prepare_folder, prepare_scenes, split_rows
 from rectiflow.preparation.reconstruction import psnr, reconstruction_psnr, reconstruction_warning
 from tests.preparation.fakes import FakeAutoencoder, FakeRecords, fake_encoders
 
@@ -152,6 +152,34 @@ def test_a_tenth_at_most_is_held_out_and_one_at_least(tmp_path):
         training, validation = split_rows(store, 16)
         assert len(validation) == expected
         assert len(training) == max(1, num - expected)
+
+
+def test_a_store_is_opened_with_rows_held_out_of_it_or_of_another(tmp_path):
+    store = prepare_store(FakeRecords(200), fake_encoders(), tmp_path / "store")
+    other = prepare_store(FakeRecords(30, name="other"), fake_encoders(), tmp_path / "other")
+    asked = {"path": store.folder, "size_px": 16, "num_validation": 10}
+    alone = open_prepared(fake_encoders(), validation=None, **asked)
+    for found, expected in zip(
+        (alone.training_rows, alone.validation_rows), split_rows(store, 10), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    apart = open_prepared(fake_encoders(), validation=other.folder, **asked)
+    assert apart.training_rows is None
+    assert len(apart.training) == 200
+    held_out = apart.validation.ids(apart.validation_rows)
+    assert len(set(held_out)) == 10
+    assert all(id.startswith("other-") for id in held_out)
+
+
+def test_a_store_of_other_encoders_or_another_size_is_refused(tmp_path):
+    store = prepare_store(FakeRecords(9), fake_encoders(), tmp_path / "store")
+    asked = {"path": store.folder, "validation": None, "num_validation": 2}
+    with pytest.raises(ValueError, match=r"data.size_px must be 16, that of the pictures in"):
+        open_prepared(fake_encoders(), size_px=64, **asked)
+    with pytest.raises(ValueError, match="was encoded with other encoders"):
+        open_prepared(fake_encoders(text="new"), size_px=16, **asked)
+    with pytest.raises(FileNotFoundError, match="is not an encoded store"):
+        open_prepared(fake_encoders(), size_px=16, **{**asked, "path": tmp_path})
 
 
 def test_psnr_is_its_closed_form():

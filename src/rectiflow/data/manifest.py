@@ -107,6 +107,11 @@ class Manifest:
         return sum(shard.num_records for shard in self.shards)
 
     @property
+    def num_bytes(self) -> int:
+        """Size of the shards."""
+        return sum(s.samples.num_bytes + s.texts.num_bytes for s in self.shards)
+
+    @property
     def num_enlarged(self) -> int:
         return sum(shard.num_enlarged for shard in self.shards)
 

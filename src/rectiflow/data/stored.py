@@ -90,6 +90,6 @@ class StoreSource:
 
 
 def _drawn(mean: Tensor, log_variance: Tensor, draws: Draws) -> Tensor:
-    """mean + exp(log_variance / 2) noise, each sample with noise of its own."""
+    """The mean + exp(log_variance / 2) noise, each sample with noise of its own."""
     std = log_variance.float().div_(2).exp_()
     return mean + std * draws.normal("posterior", mean.shape[1:])

@@ -16,7 +16,7 @@ from rectiflow.runs import Run, replacing_folder
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.encoders import EncodersObjective
 from rectiflow.training.recipe import EncodersRecipe
-from rectiflow.training.settings.data import FolderData, ScenesData
+from rectiflow.training.settings.data import PictureData, ScenesData
 from rectiflow.training.validation import HeldOutValidation
 
 CORPUS_SCENES = 20_000  # captions of so many scenes make the vocabulary and the context lengths
@@ -51,7 +51,7 @@ def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
     return Job(objective=objective, source=training, hooks=Hooks(validate=validate), finish=finish)
 
 
-def corpus(data: ScenesData | FolderData) -> Iterable[str]:
+def corpus(data: PictureData) -> Iterable[str]:
     """The captions that vocabulary and context lengths are made from."""
     if isinstance(data, ScenesData):
         for index in range(min(data.num_scenes, CORPUS_SCENES)):

@@ -20,11 +20,11 @@ from rectiflow.encoders.text import TextEncoders, TextStates
 from rectiflow.flow.formulations import formulation
 from rectiflow.jobs.grids import PictureGrid, drawing_options, grid_prompts
 from rectiflow.jobs.job import Job, Progress
-from rectiflow.jobs.records import claim_data, data_identity, scenes_of
+from rectiflow.jobs.records import cache_of, claim_data, data_identity, scenes_of
 from rectiflow.nn.backbones import new_network
 from rectiflow.preparation.encode import Encoders
 from rectiflow.preparation.prepare import summary
-from rectiflow.preparation.prepared import Prepared, prepare_folder, prepare_scenes
+from rectiflow.preparation.prepared import Prepared, open_prepared, prepare_folder, prepare_scenes
 from rectiflow.preparation.reconstruction import reconstruction_psnr, reconstruction_warning
 from rectiflow.runs import Run, replacing_folder, write_json
 from rectiflow.sampling.load import load_encoders, network_config
@@ -36,7 +36,7 @@ from rectiflow.training.evaluation import Observer
 from rectiflow.training.loop import Hooks
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.recipe import FlowRecipe
-from rectiflow.training.settings.data import ScenesData
+from rectiflow.training.settings.data import FolderData, PictureData, ScenesData, StoreData
 from rectiflow.training.validation import FlowValidation
 
 _log = logging.getLogger(__name__)
@@ -91,12 +91,14 @@ def _prepare(
     data = recipe.data
     device = resolve_device(recipe.training.device)
     encoders = Encoders(autoencoder.to(device), text.to(device), device)
-    folder = store_folder(recipe, run, encoders)
     claim_data(run, json_hash([data_identity(data), dataclasses.asdict(encoders.stamp())]))
 
     def report(done: int, total: int) -> None:
         progress("encoding", done, total, {})
 
+    if isinstance(data, StoreData):
+        return open_data(data, encoders), {"store": data.store}
+    folder = store_folder(data, run, encoders)
     if isinstance(data, ScenesData):
         prepared = prepare_scenes(
             encoders,
@@ -127,34 +129,49 @@ def _prepare(
     return prepared, facts
 
 
-def store_folder(recipe: FlowRecipe, run: Run, encoders: Encoders) -> Path:
+def open_data(data: StoreData, encoders: Encoders) -> Prepared:
+    """The stores of a recipe that says where they are; refusals as `open_prepared`."""
+    return open_prepared(
+        encoders,
+        path=data.store,
+        validation=data.validation,
+        size_px=data.size_px,
+        num_validation=data.num_validation,
+        cache=cache_of(data),
+    )
+
+
+def store_folder(data: PictureData, run: Run, encoders: Encoders) -> Path:
     """Where the encoded data of a recipe lies: beside the run, shared by all runs there.
 
     The name tells the data; its end is a hash of data and encoders, so that runs that differ in
     nothing else share a store and no others do.
     """
-    data = dataclasses.asdict(recipe.data)
-    data.pop("synthetic_fraction", None)  # enters when captions are chosen, not encoded
+    facts = dataclasses.asdict(data)
+    for name in ("synthetic_fraction", "latent"):  # enter when batches are made
+        facts.pop(name, None)
     stamp = dataclasses.asdict(encoders.stamp())
-    if isinstance(recipe.data, ScenesData):
-        data["scenes"] = scenes_of(recipe.data).description()
-        name = f"scenes-{recipe.data.num_scenes}"
+    if isinstance(data, ScenesData):
+        facts["scenes"] = scenes_of(data).description()
+        name = f"scenes-{data.num_scenes}"
     else:
-        data["files"] = FolderRecords(recipe.data.path, recipe.data.size_px).description()
-        name = Path(recipe.data.path).resolve().name or "folder"
-    key = json_hash({"data": data, "encoders": stamp, "version": VERSION})
-    return run.folder.resolve().parent / "stores" / f"{name}-{recipe.data.size_px}px-{key[:8]}"
+        facts["files"] = FolderRecords(data.path, data.size_px).description()
+        name = Path(data.path).resolve().name or "folder"
+    key = json_hash({"data": facts, "encoders": stamp, "version": VERSION})
+    return run.folder.resolve().parent / "stores" / f"{name}-{data.size_px}px-{key[:8]}"
 
 
 def _sources(recipe: FlowRecipe, prepared: Prepared) -> tuple[StoreSource, StoreSource]:
     # Own pictures have one caption; the fraction has no effect on those.
-    fraction = recipe.data.synthetic_fraction if isinstance(recipe.data, ScenesData) else 1.0
+    data = recipe.data
+    fraction = 1.0 if isinstance(data, FolderData) else data.synthetic_fraction
     training = StoreSource(
         prepared.training,
         seed=recipe.seed,
         states=TextStates,
         synthetic_fraction=fraction,
         rows=prepared.training_rows,
+        latent=data.latent,
     )
     held_out = StoreSource(
         prepared.validation,

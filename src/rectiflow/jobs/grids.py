@@ -150,9 +150,10 @@ def _write(sheet: Image.Image, state: TrainState) -> None:
 
 
 def grid_prompts(recipe: FlowRecipe, prepared: Prepared) -> list[str]:
-    """What to draw: a fixed list for scenes, captions of held-out pictures for an own folder."""
+    """What to draw: a fixed list for scenes, captions of held-out pictures for anything else."""
     num = recipe.sampling.num_pictures
     if isinstance(recipe.data, ScenesData):
         return [SCENES_PROMPTS[i % len(SCENES_PROMPTS)] for i in range(num)]
     rows = prepared.validation_rows[:num]
-    return prepared.validation.captions(rows, "caption")
+    store = prepared.validation  # of two captions the last one is the complete one
+    return store.captions(rows, store.manifest.captions[-1])

@@ -15,7 +15,7 @@ from rectiflow.data.manifest import SAMPLE_ARRAYS
 from rectiflow.runs import Run
 from rectiflow.training.recipe import EncodersRecipe, FlowRecipe, Recipe
 from rectiflow.training.resume import check_claim
-from rectiflow.training.settings.data import ScenesData
+from rectiflow.training.settings.data import ScenesData, StoreData
 from rectiflow.training.settings.training import TrainingSettings
 
 if TYPE_CHECKING:
@@ -62,7 +62,15 @@ def _flow_costs(recipe: FlowRecipe) -> dict[str, Any]:
 
 
 def _store_costs(recipe: FlowRecipe, encoders: "Encoders") -> dict[str, int]:
-    """Bytes of the encoded store; at most, because equal captions of a shard are stored once."""
+    """Bytes of the encoded store; at most, because equal captions of a shard are stored once.
+
+    Raises:
+        ValueError: If the recipe names a store that it cannot train on.
+    """
+    if isinstance(recipe.data, StoreData):
+        from rectiflow.jobs.flow import open_data
+
+        return {"store_bytes": open_data(recipe.data, encoders).training.manifest.num_bytes}
     arrays = encoders.arrays(recipe.data.size_px)
     sizes = {k: math.prod(a.shape) * np.dtype(a.dtype).itemsize for k, a in arrays.items()}
     latent = sum(sizes.pop(name) for name in SAMPLE_ARRAYS)

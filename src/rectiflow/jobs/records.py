@@ -2,15 +2,19 @@
 
 import logging
 from collections import Counter
+from pathlib import Path
 
+from rectiflow.data.file_cache import FileCache
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.manifest import json_hash
 from rectiflow.data.picture_source import PictureSource, usable_rows
 from rectiflow.data.scene_records import VALIDATION_SEED, SceneRecords
+from rectiflow.data.store import Store
+from rectiflow.data.store_files import default_cache
 from rectiflow.preparation.prepared import split_ids
 from rectiflow.runs import Run, read_json, write_json
 from rectiflow.training.checkpoint import list_checkpoints
-from rectiflow.training.settings.data import FolderData, ScenesData
+from rectiflow.training.settings.data import AnyData, PictureData, ScenesData, StoreData
 
 _log = logging.getLogger(__name__)
 
@@ -20,11 +24,21 @@ def scenes_of(data: ScenesData) -> SceneRecords:
     return SceneRecords(data.seed, data.num_scenes, data.size_px)
 
 
-def data_identity(data: ScenesData | FolderData) -> str:
+def cache_of(data: StoreData) -> FileCache:
+    """Where the files of a store behind a URL are kept."""
+    folder = default_cache() if data.cache_dir is None else Path(data.cache_dir)
+    return FileCache(folder, data.cache_bytes)
+
+
+def data_identity(data: AnyData) -> str:
     """Hash of what a recipe trains on, pictures and captions: of contents, not of times or places.
 
-    Reads every file of an own folder.
+    Reads every file of an own folder, and only the manifest of a store.
     """
+    if isinstance(data, StoreData):
+        paths = [data.store] if data.validation is None else [data.store, data.validation]
+        stores = [Store.open(path, cache_of(data)) for path in paths]
+        return json_hash([store.manifest.content_hash for store in stores])
     if isinstance(data, ScenesData):
         return json_hash(scenes_of(data).description())
     return FolderRecords(data.path, data.size_px).content_hash()
@@ -51,9 +65,7 @@ def claim_data(run: Run, identity: str) -> None:
     write_json(run.data_path, {"identity": identity})
 
 
-def picture_sources(
-    data: ScenesData | FolderData, seed: int
-) -> tuple[PictureSource, PictureSource]:
+def picture_sources(data: PictureData, seed: int) -> tuple[PictureSource, PictureSource]:
     """Pictures to train on, in an order keyed by `seed`, and held-out ones, in their own order.
 
     Raises:

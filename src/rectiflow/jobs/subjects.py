@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.config import nearest
+from rectiflow.data.store import Store
 from rectiflow.jobs.flow import shape_of
+from rectiflow.jobs.records import cache_of
 from rectiflow.nn.tables import every_row, row_of
 from rectiflow.planning.subject import Subject, named_subject
 from rectiflow.planning.workload import workload_of
 from rectiflow.preparation.encode import Encoders
 from rectiflow.sampling.load import load_encoders
 from rectiflow.training.recipe import FlowRecipe, load_recipe, packaged_recipes
-from rectiflow.training.settings.data import ScenesData
+from rectiflow.training.settings.data import AnyData, ScenesData, StoreData
 
 
 def subject_of(name: str, assignments: Sequence[str] = (), size_px: int | None = None) -> Subject:
@@ -60,7 +62,7 @@ def _recipe_subject(name: str, assignments: Sequence[str]) -> Subject:
         segments=segments,
         workload=workload_of(shape, side, segments),
         arrays=Encoders(autoencoder, text).arrays(recipe.data.size_px),
-        num_captions=2 if isinstance(recipe.data, ScenesData) else 1,
+        num_captions=_num_captions(recipe.data),
         batch=training.batch_size,
         images=None if num_steps is None else num_steps * training.batch_size,
         minutes=training.minutes,
@@ -68,3 +70,9 @@ def _recipe_subject(name: str, assignments: Sequence[str]) -> Subject:
         num_averages=1 + len(training.averages.decays) + len(training.averages.widths),
         is_bf16=training.precision != "fp32",
     )
+
+
+def _num_captions(data: AnyData) -> int:
+    if isinstance(data, StoreData):
+        return len(Store.open(data.store, cache_of(data)).manifest.captions)
+    return 2 if isinstance(data, ScenesData) else 1

@@ -1,4 +1,4 @@
-"""The two kinds of training data, scenes and own folders, with rows held out for validation."""
+"""The kinds of training data, scenes, own folders and stores, with rows held out for validation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rectiflow.data.file_cache import FileCache
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.scene_records import VALIDATION_SEED, SceneRecords
 from rectiflow.data.store import Store
@@ -90,6 +91,51 @@ def prepare_folder(
     return Prepared(store, store, training, validation)
 
 
+def open_prepared(
+    encoders: Encoders,
+    *,
+    path: Path | str,
+    validation: Path | str | None,
+    size_px: int,
+    num_validation: int,
+    cache: FileCache | None = None,
+) -> Prepared:
+    """Open a store that was encoded before, and one of held-out records or rows of the same.
+
+    Their files are not hashed, which may be terabytes; `find_damage` does that.
+
+    Args:
+        encoders: Those of the recipe, which must have made both stores.
+        path: Folder or URL of the store.
+        validation: That of the held-out records; None holds out rows as `split_rows`.
+        size_px: Side of the pictures that both stores must have.
+        num_validation: Most rows that are held out.
+        cache: For files behind a URL.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        ValueError: If one was made by other encoders, of pictures of another side, or is empty.
+        DataError: If a manifest is damaged or a file has the wrong size.
+    """
+    store = _opened(path, encoders, size_px, cache)
+    if validation is None:
+        return Prepared(store, store, *split_rows(store, num_validation))
+    held_out = _opened(validation, encoders, size_px, cache)
+    rows = _ranked_by_hash(held_out.ids(range(len(held_out))))[:num_validation]
+    return Prepared(store, held_out, None, np.sort(rows))
+
+
+def _opened(path: Path | str, encoders: Encoders, size_px: int, cache: FileCache | None) -> Store:
+    store = Store.open(path, cache)
+    store.require_encoders(encoders.stamp())
+    if store.manifest.size_px != size_px:
+        raise ValueError(
+            f"data.size_px must be {store.manifest.size_px}, that of the pictures in {path}, "
+            f"got {size_px}"
+        )
+    return store
+
+
 def split_rows(store: Store, num_validation: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on, and rows held out, chosen by a hash of their ids, both ascending.
 
@@ -102,10 +148,14 @@ def split_ids(ids: Sequence[str], num_validation: int) -> tuple[np.ndarray, np.n
     """As `split_rows`, for rows given by their ids."""
     num = len(ids)
     held_out = max(1, min(num_validation, int(num * MAX_VALIDATION_SHARE)))
-    keys = [hashlib.sha256(id.encode()).digest() for id in ids]
-    ranked = np.asarray(sorted(range(num), key=keys.__getitem__), dtype=np.int64)
+    ranked = _ranked_by_hash(ids)
     training = ranked[held_out:] if num > 1 else ranked
     return np.sort(training), np.sort(ranked[:held_out])
+
+
+def _ranked_by_hash(ids: Sequence[str]) -> np.ndarray:
+    keys = [hashlib.sha256(id.encode()).digest() for id in ids]
+    return np.asarray(sorted(range(len(ids)), key=keys.__getitem__), dtype=np.int64)
 
 
 def _shifted(on_progress: OnProgress | None, before: int, total: int) -> OnProgress | None:

@@ -10,12 +10,13 @@ from rectiflow import config
 from rectiflow.config import STRICT, by_kind
 from rectiflow.encoders.settings import AUTOENCODER_FACTOR, AutoencoderModel, EncodersModel
 from rectiflow.nn.settings import AnyNetworkSettings, MMDiTSettings
-from rectiflow.training.settings.data import EncodersSettings, FolderData, ScenesData
+from rectiflow.training.settings.data import AnyData, EncodersSettings, PictureData
 from rectiflow.training.settings.objectives import AutoencoderLoss, EncodersLoss, FlowSettings
 from rectiflow.training.settings.sampling import SamplingSettings
 from rectiflow.training.settings.training import TrainingSettings
 
-Data = Annotated[ScenesData | FolderData, by_kind]
+Data = Annotated[AnyData, by_kind]
+Pictures = Annotated[PictureData, by_kind]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +66,14 @@ class AutoencoderRecipe:
     name: str
     kind: Literal["autoencoder"] = "autoencoder"
     seed: int = 0
-    data: Data
+    data: Pictures
     model: AutoencoderModel = field(default_factory=AutoencoderModel)
     objective: AutoencoderLoss = field(default_factory=AutoencoderLoss)
     training: TrainingSettings
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
-        _check_no_network(self.training)
+        _check_no_network(self.training, self.data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +85,14 @@ class EncodersRecipe:
     name: str
     kind: Literal["encoders"] = "encoders"
     seed: int = 0
-    data: Data
+    data: Pictures
     model: EncodersModel = field(default_factory=EncodersModel)
     objective: EncodersLoss = field(default_factory=EncodersLoss)
     training: TrainingSettings
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
-        _check_no_network(self.training)
+        _check_no_network(self.training, self.data)
 
 
 Recipe = FlowRecipe | AutoencoderRecipe | EncodersRecipe
@@ -150,9 +151,14 @@ def _check_identity(name: str, seed: int) -> None:
         raise ValueError(f"seed must be in [0, {2**32 - 1}], got {seed}")
 
 
-def _check_no_network(training: TrainingSettings) -> None:
+def _check_no_network(training: TrainingSettings, data: PictureData) -> None:
     if training.attention_blocks:
         raise ValueError(
             "training.attention_blocks watches the network of a flow; it must be 0 here, "
             f"got {training.attention_blocks}"
+        )
+    if data.latent != "mean":
+        raise ValueError(
+            "data.latent says which latents a flow is trained on; it must be 'mean' here, where "
+            f"pictures are, got {data.latent!r}"
         )
