@@ -1,0 +1,108 @@
+"""Kill -9 at random moments: always resumable, nothing half taken for whole, the same in the end.
+
+Fifty moments in all: of a small training with everything that it can keep, of a recipe from its
+first scene to its export (encoding, checkpoints, validation, pictures), of a preparation in shards.
+"""
+
+import random
+import signal
+
+import pytest
+
+from tests.faults.comparing import (
+    assert_nothing_half,
+    assert_same_contents,
+    assert_stores_whole,
+)
+from tests.faults.killing import Worker
+
+
+@pytest.fixture(scope="module")
+def light():
+    worker = Worker("tests.faults.trainings")
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def heavy():
+    worker = Worker("tests.faults.recipes")
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def training(light, tmp_path_factory):
+    """An undisturbed run, and how many file events it had."""
+    folder = tmp_path_factory.mktemp("training") / "run"
+    return folder, light.count_events("train", folder, root=folder)
+
+
+@pytest.fixture(scope="module")
+def recipe(heavy, tmp_path_factory):
+    """The folder of an undisturbed run and its store, file events and seconds of it."""
+    root = tmp_path_factory.mktemp("recipe")
+    num_events = heavy.count_events("train", root / "run", root=root)
+    return root, num_events, heavy.seconds_of("train", root / "again" / "run")
+
+
+@pytest.fixture(scope="module")
+def store(light, tmp_path_factory):
+    """The folder of an undisturbed preparation, and how many file events it had."""
+    root = tmp_path_factory.mktemp("store")
+    return root, light.count_events("encode", root / "store", root=root)
+
+
+def test_a_training_killed_at_three_moments_ends_as_if_it_had_not_been(light, training, tmp_path):
+    reference, num_events = training
+    folder, draw = tmp_path / "run", random.Random(0)
+    for share in (0.6, 0.3, 0.2):
+        event = round(num_events * share * draw.uniform(0.7, 1.1))
+        assert light.do("train", folder, event=event, root=folder) == -signal.SIGKILL
+        assert_nothing_half(folder)
+    assert light.do("train", folder) == 0
+    assert_same_contents(folder, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_training_killed_before_any_file_event_ends_the_same(light, training, tmp_path, seed):
+    """Five moments each: anywhere in what an undisturbed run does to files."""
+    reference, num_events = training
+    draw, folder = random.Random(seed), tmp_path / "run"
+    for _ in range(5):
+        light.do("train", folder, event=draw.randint(1, num_events), root=folder)
+        assert_nothing_half(folder)
+    assert light.do("train", folder) == 0
+    assert_same_contents(folder, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["event", "seconds"])
+def test_a_recipe_killed_from_its_first_scene_to_its_export_ends_the_same(
+    heavy, recipe, tmp_path, by
+):
+    """Ten moments each: encoding, training, checkpoints, validation, pictures, export."""
+    root, num_events, seconds = recipe
+    draw, folder, codes = random.Random(by), tmp_path / "run", []
+    for _ in range(10):
+        moment = draw.randint(1, num_events) if by == "event" else draw.uniform(0.0, seconds)
+        codes.append(heavy.do("train", folder, **{by: moment}, root=tmp_path))
+        assert_nothing_half(folder)
+    assert set(codes) <= {0, -signal.SIGKILL}
+    assert heavy.do("train", folder) == 0
+    assert_same_contents(folder, root / "run")
+    assert_same_contents(tmp_path / "stores", root / "stores")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_preparation_killed_before_any_file_event_ends_the_same(light, store, tmp_path, seed):
+    """Five moments each."""
+    root, num_events = store
+    draw = random.Random(seed)
+    for _ in range(5):
+        light.do("encode", tmp_path / "store", event=draw.randint(1, num_events), root=tmp_path)
+        assert_stores_whole(tmp_path)
+    assert light.do("encode", tmp_path / "store") == 0
+    assert_same_contents(tmp_path, root)

@@ -1,0 +1,47 @@
+"""Light work for processes that are killed: a training of a made-up source, a preparation."""
+
+import torch
+import torch.utils.tensorboard  # noqa: F401  (here, before the fork, as it costs a second)
+
+from rectiflow.preparation.prepare import Batching, prepare_store
+from rectiflow.training.settings.sections import AveragesSettings, RetainSettings
+from tests.preparation.fakes import FakeRecords, fake_encoders
+from tests.training.tiny import tiny_settings, tiny_train
+
+torch.set_num_threads(1)
+
+
+def draw_sheet(state):
+    """An observer: a sheet that tells the step and the averaged weights."""
+    state.run.samples.mkdir(exist_ok=True)
+    weight = next(iter(state.ema.tensors.values())).double().sum().item()
+    state.run.sheet_path(state.step).write_text(f"{state.step} {weight!r}")
+    return {}
+
+
+class Killed(BaseException):
+    """What a kill is to a run inside this process."""
+
+
+def train(folder, kill_at=None):
+    """Twelve steps with everything that a run's folder can keep."""
+
+    def on_progress(step, *_):
+        if step == kill_at:
+            raise Killed
+
+    settings = tiny_settings(
+        sample_every_steps=3,
+        validate_every_steps=2,
+        checkpoint_every_steps=2,
+        averages=AveragesSettings(decays=(0.5,), widths=(0.1,), snapshot_every_steps=2),
+        retain=RetainSettings(best=True, every_steps=4, num_averages=3, num_sheets=2),
+    )
+    result = tiny_train(folder, settings, on_progress=on_progress, observers=[draw_sheet])
+    assert result.status == "finished"
+
+
+def encode(folder):
+    """A store of ten shards."""
+    batching = Batching(batch_size=2, records_per_shard=4, num_threads=2)
+    prepare_store(FakeRecords(40, bad=frozenset({3, 17})), fake_encoders(), folder, batching)
