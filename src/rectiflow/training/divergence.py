@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from rectiflow.data.draws import Draws
 from rectiflow.nn.regions import uncompiled
 from rectiflow.training.metrics import NUM_TIME_BINS, time_bins
 from rectiflow.training.objectives.base import Batch, Terms
+from rectiflow.training.owners import local_part
+from rectiflow.training.ranks import ALONE, Ranks
 
 SPIKE_AFTER = 20
 """Steps before a gradient can be a spike."""
@@ -34,7 +37,7 @@ class Part:
     Args:
         batch: Its samples, where the source left them: a step's would not all fit on a GPU.
         draws: Their randomness.
-        terms: Their loss, on the CPU.
+        terms: Their loss, detached; on the CPU once the step is looked at.
     """
 
     batch: Batch
@@ -48,40 +51,52 @@ class Part:
 
 
 def explain(
-    what: str, step: int, where: str, parts: Sequence[Part], bad: Sequence[Part] = ()
+    what: str,
+    step: int,
+    where: str,
+    parts: Sequence[Part],
+    ranks: Ranks = ALONE,
+    bad: Sequence[str] = (),
 ) -> str:
     """One line: what, the step, where, mean loss per tenth of time, and which samples.
 
-    The samples are those whose loss is not finite, else those of `bad`, else all.
+    All processes call it and are told the same, of the samples of all: those whose loss is not
+    finite, else those named in `bad`, else all.
     """
-    loss = torch.cat([part.terms.loss for part in parts])
-    ids = [name for part in parts for name in part.ids]
+    heard = ranks.gather([(part.ids, part.terms.loss, part.terms.t) for part in parts])
+    seen = [each for of_all in zip(*heard, strict=True) for each in of_all]
+    loss = torch.cat([each[1] for each in seen])
+    ids = [name for each in seen for name in each[0]]
     told = [name for name, ok in zip(ids, loss.isfinite().tolist(), strict=True) if not ok]
-    told = told or [name for part in bad for name in part.ids] or ids
+    told = told or list(bad) or ids
     listed = ", ".join(told[:_MOST_IDS]) + (", ..." if len(told) > _MOST_IDS else "")
-    line = f"{what} at step {step}; {where}{_bins(loss, parts)}"
+    line = f"{what} at step {step}; {where}{_bins(loss, [t for *_, t in seen if t is not None])}"
     return f"{line}; {len(told)} samples: {listed}"
 
 
-def _bins(loss: Tensor, parts: Sequence[Part]) -> str:
-    times = [part.terms.t for part in parts if part.terms.t is not None]
+def _bins(loss: Tensor, times: Sequence[Tensor]) -> str:
     if not times:
         return ""
-    tenth = torch.from_numpy(time_bins(torch.cat(times)))
+    tenth = torch.from_numpy(time_bins(torch.cat(list(times))))
     means = [loss[tenth == k].mean().item() for k in range(NUM_TIME_BINS)]
     told = [f"{mean:.4g}" if (tenth == k).any() else "-" for k, mean in enumerate(means)]
     return f"; mean loss per tenth of t: {' '.join(told)}"
 
 
-def first_bad_output(model: nn.Module, part: Part, compute: Callable[[], Any]) -> str:
+def first_bad_output(
+    model: nn.Module, part: Part, compute: Callable[[], Any], ranks: Ranks = ALONE
+) -> str:
     """Name the first weight, entry of the batch or module's output that is not finite.
+
+    All processes call it, and are told what the first that has something to tell has found.
 
     Args:
         model: Whose modules are watched.
         part: The microbatch.
         compute: Computes its loss.
+        ranks: The processes of the job.
     """
-    if before := _bad_before(model, part):
+    if before := _first(ranks.gather(_bad_before(model, part))):
         return before
     bad: list[str] = []
 
@@ -98,33 +113,43 @@ def first_bad_output(model: nn.Module, part: Part, compute: Callable[[], Any]) -
             compute()
     finally:
         _remove(handles)
-    if not bad:
-        return "every module's output is finite"
-    return f"first not finite: the output of {bad[0] or 'the model'}"
+    where = f"first not finite: the output of {bad[0] or 'the model'}" if bad else ""
+    return _first(ranks.gather(where)) or "every module's output is finite"
 
 
 def first_bad_gradient(
-    model: nn.Module, parts: Sequence[Part], descend: Callable[[Part], Any]
-) -> tuple[str, list[Part]]:
-    """Name the module in which a gradient first stops being finite, and the microbatches.
+    model: nn.Module, parts: Sequence[Part], descend: Callable[[Part], Any], ranks: Ranks = ALONE
+) -> tuple[str, list[str]]:
+    """Name the module in which a gradient first stops being finite, and samples that it is of.
 
     It is the first whose own gradient comes in finite and leaves otherwise; without one, the first
-    weight, in the order of the backward pass, whose gradient is not finite.
+    weight, in the order of the backward pass, whose gradient is not finite. All processes call it
+    and are told the same.
 
     Args:
         model: Whose modules are watched; its gradients are gone afterwards.
         parts: The microbatches.
         descend: Computes the loss of one and its gradient.
+        ranks: The processes of the job.
     """
     told, bad = "", []
     for part in parts:
         model.zero_grad()
-        where = _bad_before(model, part) or _watched_backward(model, lambda p=part: descend(p))
-        if not all(_is_finite(p.grad) for p in model.parameters()):
-            bad.append(part)
-            told = told or where
+        where = _first(ranks.gather(_bad_before(model, part)))
+        mine = "" if where else _watched_backward(model, lambda p=part: descend(p))
+        # Of a model that is split, the gradient's parts are of all samples: hooks see more.
+        is_bad = bool(mine or not all(_is_finite(p.grad) for p in model.parameters()))
+        heard = ranks.gather((is_bad, mine, part.ids))
+        if where or any(each[0] for each in heard):
+            guilty = [each for each in heard if each[1]] or [each for each in heard if each[0]]
+            bad += [name for each in guilty or heard for name in each[2]]
+            told = told or where or _first([each[1] for each in heard])
     model.zero_grad()
     return told or "every microbatch's gradient is finite, but not their sum", bad
+
+
+def _first(told: Sequence[str]) -> str:
+    return next((each for each in told if each), "")
 
 
 def _watched_backward(model: nn.Module, descend: Callable[[], Any]) -> str:
@@ -181,16 +206,16 @@ def spike_of(norm: float, norms: Sequence[float], factor: float) -> str | None:
     )
 
 
-def largest_gradient(model: nn.Module) -> str:
-    """Name the weight with the largest part of the gradient."""
+def largest_gradient(model: nn.Module, ranks: Ranks = ALONE) -> str:
+    """Name the weight with the largest part of the gradient; all processes call it."""
     norms = {
-        name: float(torch.linalg.vector_norm(p.grad, dtype=torch.float64))
+        name: float(torch.linalg.vector_norm(local_part(p.grad), dtype=torch.float64))
         for name, p in model.named_parameters()
         if p.grad is not None
     }
-    total = sum(norm**2 for norm in norms.values())
-    name = max(norms, key=lambda each: norms[each])
-    return f"most of it in {name}, {norms[name] ** 2 / total:.0%} of its square"
+    squares = ranks.total(np.array(list(norms.values())) ** 2)
+    most = int(squares.argmax())
+    return f"most of it in {list(norms)[most]}, {squares[most] / squares.sum():.0%} of its square"
 
 
 def _bad_before(model: nn.Module, part: Part) -> str:
@@ -210,7 +235,7 @@ def _is_finite(value: Any) -> bool:
 def _tensors(value: Any) -> Iterator[Tensor]:
     """All tensors of a module's output or a batch's entry."""
     if isinstance(value, Tensor):
-        yield value.detach()
+        yield local_part(value.detach())
     elif isinstance(value, Mapping):
         yield from _tensors(list(value.values()))
     elif isinstance(value, list | tuple):

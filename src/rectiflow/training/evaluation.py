@@ -1,4 +1,7 @@
-"""Validation and observers between the steps of training, given up where a stop is asked for."""
+"""Validation and observers between the steps of training, given up where a stop is asked for.
+
+All processes of a job evaluate together: they call the model equally often.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +27,7 @@ class Evaluation:
     """Evaluates the weights and their averages.
 
     It may take minutes, and who sends SIGTERM kills soon after: once a stop is asked for, it ends
-    with a `GivenUpError` at the model's next call.
+    with a `GivenUpError` at the model's next call, in all processes.
 
     Args:
         stepper: Gives mode and precision.
@@ -62,12 +65,16 @@ class Evaluation:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
+        ranks = self._stepper.ranks
+
         def check(*_: Any) -> None:
-            if self._stop.name:
+            if any(ranks.gather(self._stop.name)):
                 raise GivenUpError
 
         model = self._state.model
-        handles = [m.register_forward_pre_hook(check) for m in (model, *model.children())]
+        # A model may be called by its parts; what is split is not, and processes agree each time.
+        parts = model.children() if ranks.is_alone else ()
+        handles = [m.register_forward_pre_hook(check) for m in (model, *parts)]
         try:
             with self._stepper.evaluating():
                 yield

@@ -1,6 +1,6 @@
 """The processes of a training job: who this one is, and what they tell each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -64,6 +64,21 @@ class Ranks:
         told: list[Any] = [value if self.is_first else None]
         dist.broadcast_object_list(told, src=0, group=self.host_group)
         return told[0]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """What `work` gives in rank 0, the only one to do it; its error is raised in all."""
+        if self.is_alone:
+            return work()
+        told: tuple[Any, Exception | None] = (None, None)
+        if self.is_first:
+            try:
+                told = (work(), None)
+            except Exception as error:
+                told = (None, error)
+        value, failure = self.first(told)
+        if failure is not None:
+            raise failure
+        return value
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sums over the processes, float64, added in the order of ranks: the same bits in all."""

@@ -1,8 +1,15 @@
-"""One optimizer step: microbatches forward and backward, clipping, update, average."""
+"""One optimizer step: microbatches forward and backward, clipping, update, average.
 
-from collections.abc import Iterator
+The host waits for the device once a step, and processes talk to each other on the host once a step:
+after the last backward pass, when losses and the gradient's norm are read and looked at.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,23 +26,54 @@ from rectiflow.training.divergence import (
 )
 from rectiflow.training.metrics import Stopwatch
 from rectiflow.training.objectives.base import Batch, Objective, Terms
+from rectiflow.training.parallel import Spread
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.state import TrainState
 from rectiflow.training.validation import to_device
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a process says of the run at each step, beside its losses.
+
+    Args:
+        stop: Name of the signal that asked it to stop, None if none did.
+        is_late: Whether the clock's guard stops the run.
+        is_checkpoint_due: Whether a checkpoint is due.
+    """
+
+    stop: str | None = None
+    is_late: bool = False
+    is_checkpoint_due: bool = False
+
+
 class Stepper:
-    """Takes steps on one device in one precision.
+    """Takes steps on one device in one precision, together with the other processes of the job.
 
     Args:
         objective: Model and loss.
         settings: The `training` section of the recipe.
+        ranks: The processes of the job; each computes its own samples of a microbatch.
+        say: Gives this process's word, at each step; not called where it is alone.
     """
 
-    def __init__(self, objective: Objective, settings: TrainingSettings) -> None:
-        self.objective, self.settings = objective, settings
+    def __init__(
+        self,
+        objective: Objective,
+        settings: TrainingSettings,
+        ranks: Ranks = ALONE,
+        say: Callable[[], Word] = Word,
+    ) -> None:
+        self.objective, self.settings, self.ranks, self._say = objective, settings, ranks, say
         self.device = resolve_device(settings.device)
         self.precision = resolve_precision(settings.precision, self.device)
+        self.heard: Sequence[Word] = ()  # of all processes in the last step, by rank
+
+    @cached_property
+    def _spread(self) -> Spread:
+        """Made at the first step, when the model is where it trains."""
+        return Spread(self.objective, self.ranks)
 
     def step(
         self, state: TrainState, batches: Iterator[tuple[Batch, Draws]], rate: float
@@ -48,29 +86,34 @@ class Stepper:
         """
         watch, parts = Stopwatch(), []
         state.model.train()
-        for _ in range(self.settings.num_microbatches):
+        for k in range(self.settings.num_microbatches):
             batch, draws = next(batches)
             placed = to_device(batch, self.device)
             watch.lap("data_seconds")
-            terms = self._loss(placed, draws)
-            parts.append(Part(batch, draws, _to_cpu(terms)))
-            watch.lap("forward_seconds")
-            self._check_losses(state, parts)
-            self._descend(terms)
+            with self._spread.adding(is_last=k + 1 == self.settings.num_microbatches):
+                with self.autocast():
+                    terms = self._spread.loss(placed, draws)
+                watch.lap("forward_seconds")
+                self._spread.descend(self._mean(terms))
+            parts.append(Part(batch, draws, terms.detached()))
             watch.lap("backward_seconds")
-        norm = self._update(state, rate, parts)
+        norm, parts = _on_host(state.optimizers.clip(self.settings.clip_norm), parts)
+        terms = self._exchange(parts)
+        self._check(state, norm, parts, terms)
+        state.optimizers.set_rate(rate)
+        state.optimizers.step()
         watch.lap("optimizer_seconds")
         state.step += 1
         state.update_averages()
         state.meter.add("gradient_norm", norm)
         state.meter.add("learning_rate", rate * self.settings.learning_rate)
-        for part in parts:
-            state.meter.add_terms(part.terms)
+        for each in terms:
+            state.meter.add_terms(each)
         watch.lap("other_seconds")
         for name, seconds in watch.seconds.items():
             state.meter.add(name, seconds)
         state.meter.add("step_seconds", sum(watch.seconds.values()))
-        total = sum(part.terms.loss.double().sum().item() for part in parts)
+        total = sum(each.loss.double().sum().item() for each in terms)
         return {"loss": total / self.settings.batch_size, "gradient_norm": norm}
 
     def autocast(self) -> torch.autocast:
@@ -90,44 +133,66 @@ class Stepper:
         finally:
             model.train()
 
-    def _again(self, part: Part) -> Terms:
-        return self._loss(to_device(part.batch, self.device), part.draws)
-
-    def _loss(self, batch: Batch, draws: Draws) -> Terms:
-        with self.autocast():
-            return self.objective.loss(batch, draws)
-
-    def _descend(self, terms: Terms) -> None:
+    def _mean(self, terms: Terms) -> Tensor:
         # The sum over the batch size, so that uneven microbatches weigh each sample alike.
-        (terms.loss.sum() / self.settings.batch_size).backward()
+        return terms.loss.sum() / self.settings.batch_size
 
-    def _check_losses(self, state: TrainState, parts: list[Part]) -> None:
-        last = parts[-1]
-        if bool(last.terms.loss.isfinite().all()):
-            return
-        where = first_bad_output(state.model, last, lambda: self._again(last))
-        raise NonFiniteError(explain("the loss is not finite", state.step + 1, where, parts))
+    def _again(self, part: Part) -> Tensor:
+        """The mean once more, of this process's samples alone: nothing is summed over processes."""
+        with self.autocast():
+            return self._mean(self.objective.loss(to_device(part.batch, self.device), part.draws))
 
-    def _update(self, state: TrainState, rate: float, parts: list[Part]) -> float:
-        norm, step = float(state.optimizers.clip(self.settings.clip_norm)), state.step + 1
+    def _exchange(self, parts: Sequence[Part]) -> list[Terms]:
+        """The terms of each microbatch, of the samples of all processes in their order."""
+        if self.ranks.is_alone:
+            return [part.terms for part in parts]
+        heard = self.ranks.gather(([_arrays(part.terms) for part in parts], self._say()))
+        self.heard = [word for _, word in heard]
+        return [_joined([arrays[k] for arrays, _ in heard]) for k in range(len(parts))]
+
+    def _check(
+        self, state: TrainState, norm: float, parts: Sequence[Part], terms: Sequence[Terms]
+    ) -> None:
+        """Refuse what is not finite, and spikes; all processes come to the same."""
+        step, ranks = state.step + 1, self.ranks
+        for part, each in zip(parts, terms, strict=True):
+            if not bool(each.loss.isfinite().all()):
+                where = first_bad_output(state.model, part, lambda p=part: self._again(p), ranks)
+                what = "the loss is not finite"
+                raise NonFiniteError(explain(what, step, where, parts, ranks))
         if not norm < float("inf"):
             where, bad = first_bad_gradient(
-                state.model, parts, lambda part: self._descend(self._again(part))
+                state.model, parts, lambda part: self._again(part).backward(), ranks
             )
-            raise NonFiniteError(explain("the gradient is not finite", step, where, parts, bad))
+            what = "the gradient is not finite"
+            raise NonFiniteError(explain(what, step, where, parts, ranks, bad))
         factor = self.settings.guard.spike_factor
         if spike := spike_of(norm, state.gradient_norms, factor):
-            raise SpikeError(explain(spike, step, largest_gradient(state.model), parts))
+            where = largest_gradient(state.model, ranks)
+            raise SpikeError(explain(spike, step, where, parts, ranks))
         if factor:
             state.gradient_norms.append(norm)
-        state.optimizers.set_rate(rate)
-        state.optimizers.step()
-        return norm
 
 
-def _to_cpu(terms: Terms) -> Terms:
-    def plain(values: Tensor) -> Tensor:
-        return values.detach().float().cpu()
+def _on_host(norm: Tensor, parts: Sequence[Part]) -> tuple[float, list[Part]]:
+    """The norm and the parts' terms in float32 on the CPU, all in one transfer."""
+    tensors = [each for part in parts for each in part.terms.tensors().values()]
+    flat = torch.cat([each.float().reshape(-1) for each in (norm, *tensors)]).cpu()
+    first, *values = flat.split([1, *(each.numel() for each in tensors)])
+    left = iter(values)
+    placed = [
+        replace(part, terms=Terms.of({name: next(left) for name in part.terms.tensors()}))
+        for part in parts
+    ]
+    return float(first), placed
 
-    extra = {name: plain(values) for name, values in terms.extra.items()}
-    return Terms(plain(terms.loss), None if terms.t is None else plain(terms.t), extra)
+
+def _arrays(terms: Terms) -> dict[str, np.ndarray]:
+    return {name: values.numpy() for name, values in terms.tensors().items()}
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> Terms:
+    """The terms of the samples of several processes, one after the other."""
+    return Terms.of(
+        {name: torch.from_numpy(np.concatenate([p[name] for p in parts])) for name in parts[0]}
+    )

@@ -14,6 +14,7 @@ from rectiflow.flow.formulations import Formulation
 from rectiflow.flow.paths import RectifiedFlow
 from rectiflow.training.objectives.base import BatchSource, Objective
 from rectiflow.training.objectives.flow import FlowObjective
+from rectiflow.training.ranks import ALONE, Ranks
 
 VALIDATION_TIMES = tuple(k / 8 for k in range(1, 9))
 """The paper's times of the stratified loss; its mean leaves out t = 1 (arXiv:2403.03206, 5.3)."""
@@ -32,14 +33,21 @@ class FlowValidation:
         objective: What is trained; its model is evaluated with whatever weights it holds.
         source: Held-out samples, all of them used.
         seed: Seed of noise and captions, the run's.
-        batch_size: Samples evaluated at once.
+        batch_size: Samples that a process evaluates at once.
+        ranks: The processes of the job, which share the samples.
     """
 
     def __init__(
-        self, objective: FlowObjective, source: BatchSource, seed: int, batch_size: int = 64
+        self,
+        objective: FlowObjective,
+        source: BatchSource,
+        seed: int,
+        batch_size: int = 64,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._objective = objective
-        self._batches = _held_out(source, seed, batch_size)
+        self._objective, self._ranks = objective, ranks
+        self._batches = _held_out(source, seed, batch_size, ranks)
+        self._num_samples = source.num_samples
         self._own_times = own_times(objective.formulation)
         self._matched_times = matched_times(objective.formulation)
 
@@ -49,15 +57,15 @@ class FlowValidation:
         device = next(model.parameters()).device
         times = sorted({*self._own_times, *self._matched_times})
         sums = np.zeros((len(times), 2))
-        for batch, draws in self._batches:
+        for batch, draws, num in self._batches:
             batch = to_device(batch, device)
             noise = draws.normal("noise", batch["latent"].shape[1:])
             keep = torch.ones(len(draws), len(ENCODERS), dtype=torch.bool)
             for k, time in enumerate(times):
                 t = torch.full((len(draws),), time)
                 errors = self._objective.errors_at(batch, t, noise, keep)
-                sums[k] += [error.cpu().double().sum().item() for error in errors]
-        means = dict(zip(times, sums / sum(len(draws) for _, draws in self._batches), strict=True))
+                sums[k] += [error[:num].cpu().double().sum().item() for error in errors]
+        means = dict(zip(times, self._ranks.total(sums) / self._num_samples, strict=True))
         losses = [float(means[t][0]) for t in self._own_times]
         errors = [float(means[t][1]) for t in self._matched_times]
         return {
@@ -87,26 +95,33 @@ class HeldOutValidation:
         objective: What is trained.
         source: Held-out samples, all of them used.
         seed: Seed of the draws, the run's.
-        batch_size: Samples evaluated at once.
+        batch_size: Samples that a process evaluates at once.
+        ranks: The processes of the job, which share the samples.
     """
 
     def __init__(
-        self, objective: Objective, source: BatchSource, seed: int, batch_size: int = 64
+        self,
+        objective: Objective,
+        source: BatchSource,
+        seed: int,
+        batch_size: int = 64,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._objective = objective
-        self._batches = _held_out(source, seed, batch_size)
+        self._objective, self._ranks = objective, ranks
+        self._batches = _held_out(source, seed, batch_size, ranks)
+        self._num_samples = source.num_samples
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Mapping[str, Any]:
         """`val_loss`, and each further term under `val_<name>`."""
         device = next(model.parameters()).device
         sums: dict[str, float] = {}
-        for batch, draws in self._batches:
+        for batch, draws, num in self._batches:
             terms = self._objective.loss(to_device(batch, device), draws)
             for name, values in {"loss": terms.loss, **terms.extra}.items():
-                sums[name] = sums.get(name, 0.0) + values.cpu().double().sum().item()
-        count = sum(len(draws) for _, draws in self._batches)
-        return {f"val_{name}": total / count for name, total in sums.items()}
+                sums[name] = sums.get(name, 0.0) + values[:num].cpu().double().sum().item()
+        totals = self._ranks.total(np.array(list(sums.values()))) / self._num_samples
+        return {f"val_{name}": float(t) for name, t in zip(sums, totals, strict=True)}
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
@@ -129,10 +144,18 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 def _held_out(
-    source: BatchSource, seed: int, batch_size: int
-) -> Sequence[tuple[Mapping[str, Any], Draws]]:
+    source: BatchSource, seed: int, batch_size: int, ranks: Ranks
+) -> Sequence[tuple[Mapping[str, Any], Draws, int]]:
+    """Batches of this process, each with the number of its samples that count.
+
+    All processes have equally many, since they may have to call the model together: one without a
+    sample of its own takes another's, which does not count.
+    """
     # Draws are keyed by position: another seed keeps these apart from the training samples'.
     positions = np.arange(source.num_samples, dtype=np.int64)
-    parts = np.array_split(positions, -(-source.num_samples // batch_size))
-    held_out = [Draws(seed ^ 0x56414C, part) for part in parts]  # "VAL"
-    return [(source.batch(draws.positions, draws), draws) for draws in held_out]
+    found = []
+    for part in np.array_split(positions, -(-source.num_samples // (batch_size * ranks.num))):
+        mine = ranks.share(part)
+        draws = Draws(seed ^ 0x56414C, mine if len(mine) else part[:1])  # "VAL"
+        found.append((source.batch(draws.positions, draws), draws, len(mine)))
+    return found

@@ -29,6 +29,21 @@ class Terms:
     t: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All terms by name, as `of` takes them."""
+        t = {} if self.t is None else {"t": self.t}
+        return {"loss": self.loss, **t, **{f"extra.{k}": v for k, v in self.extra.items()}}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Terms":
+        """The terms that `tensors` gave."""
+        extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
+        return cls(tensors["loss"], tensors.get("t"), extra)
+
+    def detached(self) -> "Terms":
+        """The same values without their gradient."""
+        return Terms.of({name: values.detach() for name, values in self.tensors().items()})
+
 
 Model = TypeVar("Model", bound=nn.Module)
 
