@@ -27,6 +27,7 @@ LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Below every level; each lists the only modules of ours it may import.
 LEAVES = {
     "errors": set(),
+    "checkpoints": {"errors", "runs", "sealing", "tensor_folder"},
     "conditioning": set(),
     "config": set(),
     "devices": set(),
@@ -35,6 +36,7 @@ LEAVES = {
     "processes": set(),
     "runs": {"errors"},
     "sealing": {"errors", "runs"},
+    "tensor_folder": {"errors"},
 }
 SIBLINGS = {("sampling", "interop")}
 LEAF_CLIENTS_ONLY = {"flow": {"torch", "numpy", "jaxtyping"}, "nn": {"torch", "numpy", "jaxtyping"}}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rectiflow import checkpoints
 from rectiflow.cli.main import main
 from rectiflow.jobs import run_training
 from rectiflow.jobs.averaging import export_average
@@ -49,7 +50,7 @@ def test_an_average_of_any_width_becomes_a_bundle_with_its_weights(flow, tmp_pat
     weights = load(out).network.state_dict()
     for name, tensor in expected.tensors.items():
         assert torch.equal(weights[name], tensor)
-    averaged = checkpoint.load(checkpoint.newest(flow)).tensors["ema"]
+    averaged = checkpoint.load(checkpoints.newest(flow)).tensors["ema"]
     assert any(not torch.equal(weights[name], averaged[name]) for name in averaged)
     assert main([*arguments, "--width", "0.1"]) == 2
     assert "is there already; choose another folder" in capsys.readouterr().err
@@ -58,7 +59,7 @@ def test_an_average_of_any_width_becomes_a_bundle_with_its_weights(flow, tmp_pat
 def test_a_further_decay_becomes_a_bundle_as_it_is(flow, tmp_path):
     export_average(flow.folder, tmp_path / "bundle", decay=0.3)
     weights = load(tmp_path / "bundle").network.state_dict()
-    tracked = checkpoint.load(checkpoint.newest(flow)).tensors["ema_0.3"]
+    tracked = checkpoint.load(checkpoints.newest(flow)).tensors["ema_0.3"]
     for name, tensor in tracked.items():
         assert torch.equal(weights[name], tensor)
 

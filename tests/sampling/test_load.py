@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import rectiflow
 from rectiflow.errors import DataError
@@ -52,26 +51,21 @@ def test_the_package_loads_by_one_lazy_name(run):
 
 def test_a_flipped_byte_is_refused_in_bundles_and_checkpoints(run, tmp_path):
     bundle = assemble(run, tmp_path / "bundle")
-    for file in (
-        bundle / "mmdit" / "model.safetensors",
-        run / "checkpoints" / "step-00000010" / "ema.safetensors",
-    ):
+    (shard,) = (run / "checkpoints" / "step-00000010" / "ema").iterdir()
+    for file in (bundle / "mmdit" / "model.safetensors", shard):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
     with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
         load(bundle)
-    with pytest.raises(DataError, match=r"ema\.safetensors is damaged"):
+    with pytest.raises(DataError, match=r"ema.shard-.*\.safetensors is damaged"):
         load(run)
 
 
 def test_weights_of_another_shape_are_refused(run):
     other = tiny.network().state_dict()
     other.pop("patch_embedding.bias")
-    file = run / "checkpoints" / "step-00000010" / "ema.safetensors"
-    save_file(other, file)
-    state = {"step": 10, "files": {"ema.safetensors": sha256(file)}}
-    (file.parent / "state.json").write_text(json.dumps(state))
+    tiny.add_checkpoint(run, 10, other)
     with pytest.raises(DataError, match="does not fit the network's configuration"):
         load(run)
 

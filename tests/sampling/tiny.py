@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from safetensors.torch import save_file
 
+from rectiflow.checkpoints import state_text
 from rectiflow.encoders.autoencoder import Autoencoder
 from rectiflow.encoders.settings import AutoencoderModel, EncodersModel
 from rectiflow.encoders.text import TextEncoders
@@ -75,10 +76,13 @@ def pipeline(model=None, name="rf", **arguments):
 
 def add_checkpoint(run, step, weights):
     folder = run / "checkpoints" / f"step-{step:08d}"
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "ema.safetensors")
-    files = {"ema.safetensors": sha256(folder / "ema.safetensors")}
-    (folder / "state.json").write_text(json.dumps({"step": step, "files": files}))
+    file = folder / "ema" / "shard-00001-model-00001-of-00001.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, file)
+    files = {f"ema/{file.name}": sha256(file)}
+    text = state_text({"step": step, "groups": ["ema"], "files": files})
+    (folder / "state.json").write_text(text)
+    return file
 
 
 def write_run(folder):

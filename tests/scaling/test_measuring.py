@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from rectiflow import config
+from rectiflow import checkpoints, config
 from rectiflow.config import to_dict
 from rectiflow.evaluation.features import own_clip
 from rectiflow.evaluation.frechet import FewPicturesWarning
@@ -169,7 +169,7 @@ def test_a_setting_without_finite_pictures_has_no_scores_and_the_others_have(run
 
 
 def best_of(run):
-    (folder,) = checkpoint.list_best(run)
+    (folder,) = checkpoints.list_best(run)
     return folder
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from rectiflow import checkpoints
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, without_clock
 from rectiflow.training import checkpoint
@@ -19,7 +20,7 @@ from rectiflow.training.averages import (
 from rectiflow.training.ema import Ema, power_function
 from rectiflow.training.settings.sections import WIDEST, AveragesSettings
 from tests.training.test_restart import Killed, killing_at
-from tests.training.tiny import tiny_settings, tiny_train
+from tests.training.tiny import shard_of, tiny_settings, tiny_train
 
 AVERAGES = AveragesSettings(decays=(0.5,), widths=(0.05, 0.2), snapshot_every_steps=2)
 
@@ -116,10 +117,10 @@ def run(tmp_path_factory):
 
 def test_a_run_keeps_what_makes_other_widths(run, tmp_path):
     """A width that the run tracked, left out of what is kept, against itself."""
-    assert [path.name[-2:] for path in checkpoint.list_averages(run)] == [
+    assert [path.name[-2:] for path in checkpoints.list_averages(run)] == [
         f"{step:02d}" for step in (2, 4, 6, 8, 10, 12)
     ]
-    last = checkpoint.load(checkpoint.newest(run)).tensors
+    last = checkpoint.load(checkpoints.newest(run)).tensors
     given_back = reconstruct(run, 0.2)
     assert (given_back.step, given_back.num_averages) == (12, 12)
     assert given_back.error < 1e-6
@@ -127,7 +128,7 @@ def test_a_run_keeps_what_makes_other_widths(run, tmp_path):
         torch.testing.assert_close(given_back.tensors[name], tensor)
     averages = AveragesSettings(widths=(0.12,), snapshot_every_steps=12)
     tiny_train(tmp_path, tiny_settings(averages=averages))
-    direct = checkpoint.load(checkpoint.newest(Run(tmp_path))).tensors["power_0.12"]
+    direct = checkpoint.load(checkpoints.newest(Run(tmp_path))).tensors["power_0.12"]
     made = reconstruct(run, 0.12)
     assert made.error < 0.05
     name = "final.project.weight"
@@ -137,7 +138,7 @@ def test_a_run_keeps_what_makes_other_widths(run, tmp_path):
 
 def test_averages_change_nothing_that_is_trained(run, tmp_path):
     tiny_train(tmp_path)
-    ours, plain = (checkpoint.load(checkpoint.newest(r)) for r in (run, Run(tmp_path)))
+    ours, plain = (checkpoint.load(checkpoints.newest(r)) for r in (run, Run(tmp_path)))
     assert ours.tensors.keys() - plain.tensors.keys() == {"ema_0.5", "power_0.05", "power_0.2"}
     for group, tensors in plain.tensors.items():
         for name, tensor in tensors.items():
@@ -154,12 +155,12 @@ def test_averages_resume_bit_for_bit(run, tmp_path):
     settings = tiny_settings(averages=AVERAGES)
     with pytest.raises(Killed):
         tiny_train(tmp_path, settings, on_progress=killing_at(9))
-    assert checkpoint.list_averages(Run(tmp_path))[-1].name == "averages-00000008"
+    assert checkpoints.list_averages(Run(tmp_path))[-1].name == "averages-00000008"
     with pytest.raises(Killed):  # goes on from step 5; the averages of 6 and 8 are made again
         tiny_train(tmp_path, settings, on_progress=killing_at(6))
-    assert checkpoint.list_averages(Run(tmp_path))[-1].name == "averages-00000006"
+    assert checkpoints.list_averages(Run(tmp_path))[-1].name == "averages-00000006"
     tiny_train(tmp_path, settings)
-    for kind in (checkpoint.list_averages, checkpoint.list_checkpoints):
+    for kind in (checkpoints.list_averages, checkpoints.list_checkpoints):
         for ours, theirs in zip(kind(Run(tmp_path)), kind(run), strict=True):
             ours, theirs = checkpoint.load(ours), checkpoint.load(theirs)
             assert ours.step == theirs.step
@@ -176,11 +177,11 @@ def test_what_was_not_kept_or_is_damaged_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"step must be in \[2, 4\], what was kept, got 7"):
         reconstruct(Run(tmp_path), 0.1, step=7)
     assert reconstruct(Run(tmp_path), 0.1, step=3).num_averages == 2
-    file = checkpoint.list_averages(Run(tmp_path))[0] / "power_0.05.safetensors"
+    file = shard_of(checkpoints.list_averages(Run(tmp_path))[0], "power_0.05")
     content = bytearray(file.read_bytes())
     content[-9] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"power_0.05.safetensors is damaged"):
+    with pytest.raises(DataError, match=r"power_0.05.shard-.* is damaged"):
         reconstruct(Run(tmp_path), 0.1)
 
 

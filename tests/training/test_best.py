@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from rectiflow import checkpoints
 from rectiflow.errors import NonFiniteError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
@@ -16,6 +17,7 @@ from rectiflow.training.optim import Optimizers
 from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.state import TrainState
 from rectiflow.training.validation import FlowValidation
+from rectiflow.training.writer import CheckpointWriter
 from tests.training.test_restart import Killed, finish, killing_at
 from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
 
@@ -53,18 +55,20 @@ def made_up_state(folder):
 
 def test_the_step_of_least_loss_is_kept_and_no_other(tmp_path):
     state = made_up_state(tmp_path)
-    keeper = BestKeeper(state.run, 0)
+    writer = CheckpointWriter(state.run)
+    keeper = BestKeeper(state.run, 0, writer)
     for step, loss in enumerate([3.0, 1.0, 2.0, 1.0, 1.5], start=1):
         state.step = step
         state.model.weight.data.fill_(step)
         state.ema.tensors["weight"].fill_(-step)
         keeper.offer(state, {"val_loss": 9.0, "val_loss_ema": loss})
-    assert [folder.name for folder in checkpoint.list_best(state.run)] == ["best-00000002"]
+    writer.finish()
+    assert [folder.name for folder in checkpoints.list_best(state.run)] == ["best-00000002"]
     kept = best(state.run)
     assert (kept.step, metrics_of(kept)) == (2, {"val_loss": 9.0, "val_loss_ema": 1.0})
     assert kept.tensors["model"]["weight"].item() == 2
     assert kept.tensors["ema"]["weight"].item() == -2
-    assert checkpoint.newest(state.run) is None  # it is no place to go on from
+    assert checkpoints.newest(state.run) is None  # it is no place to go on from
 
 
 def test_a_kill_between_writing_and_removing_leaves_two_of_which_the_better_counts(
@@ -74,8 +78,9 @@ def test_a_kill_between_writing_and_removing_leaves_two_of_which_the_better_coun
     monkeypatch.setattr(checkpoint, "_remove", lambda folder: None)
     for step, loss in ((4, 1.0), (8, 0.5)):
         state.step = step
-        BestKeeper(state.run, step).offer(state, {"val_loss_ema": loss})
-    assert len(checkpoint.list_best(state.run)) == 2
+        writer = CheckpointWriter(state.run, is_async=False)
+        BestKeeper(state.run, step, writer).offer(state, {"val_loss_ema": loss})
+    assert len(checkpoints.list_best(state.run)) == 2
     assert best(state.run).step == 8
 
 
@@ -100,7 +105,7 @@ def test_a_killed_run_keeps_bit_for_bit_what_an_uninterrupted_one_keeps(uninterr
     late, early = Run(tmp_path / "late"), Run(tmp_path / "early")
     plain = {key: value for key, value in SETTINGS.items() if key != "retain"}
     words = [f"{key}={json.dumps(value)}" for key, value in plain.items()]
-    words.append("retain={best = true}")
+    words += ["retain={best = true}", "async_checkpoints=false"]  # killed right after a write
     assert finish(late.folder, *words, f"kill_at={expected.step}")[0] == -signal.SIGKILL
     with pytest.raises(Killed):
         tiny_train(early.folder, tiny_settings(**SETTINGS), on_progress=killing_at(4))

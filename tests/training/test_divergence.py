@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from rectiflow import checkpoints
 from rectiflow.errors import DivergenceError, NonFiniteError, SpikeError
 from rectiflow.runs import Run, without_clock
 from rectiflow.training import checkpoint
@@ -142,7 +143,7 @@ def test_a_spike_stops_before_it_moves_a_weight(tmp_path):
     assert " at step 25; most of it in final." in message
     assert message.count("sample ") == 8
     assert Run(tmp_path).diverged()["step"] == 24
-    kept = checkpoint.load(checkpoint.newest(Run(tmp_path)))
+    kept = checkpoint.load(checkpoints.newest(Run(tmp_path)))
     assert len(kept.state["gradient_norms"]) == 24
     del settings["guard"]  # the same command, the guard off: it goes on
     assert tiny_train(tmp_path, tiny_settings(**settings), source=source).status == "finished"
@@ -155,7 +156,9 @@ def test_a_guard_that_finds_nothing_changes_nothing(tmp_path):
     with pytest.raises(Killed):
         tiny_train(tmp_path / "run", tiny_settings(guard=guard), on_progress=killing_at(8))
     tiny_train(tmp_path / "run", tiny_settings(guard=guard))
-    ours, theirs = (checkpoint.load(checkpoint.newest(Run(tmp_path / n))) for n in ("run", "plain"))
+    ours, theirs = (
+        checkpoint.load(checkpoints.newest(Run(tmp_path / n))) for n in ("run", "plain")
+    )
     assert len(ours.state["gradient_norms"]) == 12
     assert "gradient_norms" not in theirs.state
     for group, tensors in theirs.tensors.items():
@@ -195,7 +198,9 @@ def test_a_run_killed_after_a_roll_back_ends_as_if_it_had_not_been(tmp_path):
         tiny_train(run.folder, settings, on_progress=kill, source=Spoiled({7 * 8 + 3}, torch.nan))
     tiny_train(run.folder, settings, source=Spoiled({7 * 8 + 3}, torch.nan))
     assert read_roll_backs(run) == read_roll_backs(Run(tmp_path / "whole"))
-    ours, theirs = (checkpoint.load(checkpoint.newest(Run(tmp_path / n))) for n in ("run", "whole"))
+    ours, theirs = (
+        checkpoint.load(checkpoints.newest(Run(tmp_path / n))) for n in ("run", "whole")
+    )
     for group, tensors in theirs.tensors.items():
         for name, tensor in tensors.items():
             assert torch.equal(ours.tensors[group][name], tensor)

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from rectiflow import checkpoints, tensor_folder
 from rectiflow.errors import DataError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
@@ -13,7 +14,7 @@ from rectiflow.training.loop import Hooks, train
 from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.validation import FlowValidation
 from tests.training.test_restart import Killed, assert_same_run, killing_at
-from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
+from tests.training.tiny import TinySource, shard_of, tiny_objective, tiny_settings, tiny_train
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +38,19 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(undisturbed
     run = Run(tmp_path)
     with pytest.raises(Killed):
         tiny_train(tmp_path, on_progress=killing_at(11))
-    newest = checkpoint.newest(run)
-    flip_a_byte(newest / "model.safetensors")
+    newest = checkpoints.newest(run)
+    flip_a_byte(shard_of(newest, "model"))
     seen = []
     tiny_train(tmp_path, on_progress=lambda step, *_: seen.append(step))
     assert seen[0] == 6
     assert "checkpoint is damaged: " in caplog.text
-    assert f"{newest / 'model.safetensors'} is damaged" in caplog.text
+    assert f"{newest / 'model' / 'shard-00001-model-00001-of-00001.safetensors'} is damaged" in (
+        caplog.text
+    )
     assert "going on from " + str(run.checkpoints / "step-00000005") in caplog.text
     assert_same_run(run, undisturbed)
     assert hidden(run) == [".damaged-step-00000010"]
-    assert [path.name for path in checkpoint.list_checkpoints(run)] == [
+    assert [path.name for path in checkpoints.list_checkpoints(run)] == [
         "step-00000010",
         "step-00000012",
     ]
@@ -59,22 +62,22 @@ def test_one_checkpoint_is_kept_though_a_damaged_one_is_newer(tmp_path):
     settings = tiny_settings(retain=RetainSettings(newest=2))
     with pytest.raises(Killed):
         tiny_train(tmp_path, settings, on_progress=killing_at(11))
-    (checkpoint.newest(run) / "ema.safetensors").unlink()
+    shard_of(checkpoints.newest(run), "ema").unlink()
     settings = tiny_settings(retain=RetainSettings(newest=1), checkpoint_every_steps=6)
     with pytest.raises(Killed):
         tiny_train(tmp_path, settings, on_progress=killing_at(7))
-    assert [path.name for path in checkpoint.list_checkpoints(run)] == ["step-00000006"]
+    assert [path.name for path in checkpoints.list_checkpoints(run)] == ["step-00000006"]
 
 
 def test_a_run_without_a_whole_checkpoint_does_not_begin_again(tmp_path):
     run = Run(tmp_path)
     tiny_train(tmp_path, tiny_settings(num_steps=10))
-    folders = checkpoint.list_checkpoints(run)
+    folders = checkpoints.list_checkpoints(run)
     for folder in folders:
-        flip_a_byte(folder / "model.safetensors")
+        flip_a_byte(shard_of(folder, "model"))
     with pytest.raises(DataError, match=r"is whole: .*step-00000010.*; .*step-00000005"):
         tiny_train(tmp_path)
-    assert checkpoint.list_checkpoints(run) == folders
+    assert checkpoints.list_checkpoints(run) == folders
     assert hidden(run) == []
 
 
@@ -97,7 +100,7 @@ def test_sigterm_does_not_wait_for_the_end_of_a_validation(undisturbed, tmp_path
     )
     assert (result.status, result.step) == ("interrupted", step)
     assert num_calls == []
-    assert checkpoint.load(checkpoint.newest(run)).state["owes_line"] is True
+    assert checkpoint.load(checkpoints.newest(run)).state["owes_line"] is True
     assert run.result() is None
     tiny_train(tmp_path)
     assert_same_run(run, undisturbed)
@@ -107,13 +110,13 @@ def test_sigterm_does_not_wait_for_the_end_of_a_validation(undisturbed, tmp_path
 def test_a_folder_that_becomes_read_only_is_told_of_with_the_last_checkpoint(
     undisturbed, tmp_path, monkeypatch
 ):
-    def refuse(tensors, file):
-        if "step-00000005" not in str(file):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
-        original(tensors, file)
+    def refuse(folder, *rest):
+        if "step-00000005" not in str(folder):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+        original(folder, *rest)
 
-    original = checkpoint._write_tensors
-    monkeypatch.setattr(checkpoint, "_write_tensors", refuse)
+    original = tensor_folder.write
+    monkeypatch.setattr(tensor_folder, "write", refuse)
     with pytest.raises(PermissionError, match=r"cannot be written to: .*05, is intact; make it"):
         tiny_train(tmp_path)
     monkeypatch.undo()

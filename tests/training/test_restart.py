@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystem
 
+from rectiflow import checkpoints, tensor_folder
 from rectiflow.errors import DataError, DiskFullError
 from rectiflow.runs import Run, without_clock
 from rectiflow.training import checkpoint
 from rectiflow.training.objectives.base import Terms
-from tests.training.tiny import TinySource, tiny_objective, tiny_settings, tiny_train
+from tests.training.tiny import TinySource, shard_of, tiny_objective, tiny_settings, tiny_train
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +62,7 @@ def uninterrupted(tmp_path):
 
 
 def assert_same_run(run, reference):
-    ours, theirs = (checkpoint.load(checkpoint.newest(r)) for r in (run, reference))
+    ours, theirs = (checkpoint.load(checkpoints.newest(r)) for r in (run, reference))
     assert ours.step == theirs.step == 12
     assert ours.tensors.keys() == {"model", "ema", "optimizer"}
     for group, tensors in theirs.tensors.items():
@@ -74,11 +76,11 @@ def assert_same_run(run, reference):
 
 def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(uninterrupted, tmp_path):
     run = Run(tmp_path / "run")
-    code, output = finish(run.folder, "kill_at=9")
+    code, output = finish(run.folder, "kill_at=9", "async_checkpoints=false")
     assert code == -signal.SIGKILL
     assert output.split() == [str(step) for step in range(1, 10)]
     # Killed four steps after its last checkpoint, with lines of metrics that it will write again.
-    assert checkpoint.newest(run).name == "step-00000005"
+    assert checkpoints.newest(run).name == "step-00000005"
     assert run.metrics()[-1]["step"] == 8
     assert run.result() is None
     code, output = finish(run.folder)
@@ -98,7 +100,7 @@ def test_sigterm_stops_with_a_checkpoint_and_says_so(uninterrupted, tmp_path):
     assert process.returncode == 0
     assert "interrupted stopped by SIGTERM: checkpoint of step" in output
     assert "the same command resumes" in output
-    step = checkpoint.load(checkpoint.newest(run)).step
+    step = checkpoint.load(checkpoints.newest(run)).step
     assert 7 <= step < 12  # off the cadence of checkpoints, and of lines too if 7, 9 or 11
     assert tiny_train(run.folder).status == "finished"
     assert_same_run(run, uninterrupted)
@@ -142,13 +144,18 @@ def test_cadence_and_workers_do_not_enter_the_weights(uninterrupted, tmp_path):
     settings = tiny_settings(checkpoint_every_steps=2, num_workers=2)
     with pytest.raises(Killed):
         tiny_train(run.folder, settings, on_progress=killing_at(5))
-    settings = tiny_settings(checkpoint_every_steps=1, log_every_steps=3, validate_every_steps=0)
+    settings = tiny_settings(
+        checkpoint_every_steps=1,
+        log_every_steps=3,
+        validate_every_steps=0,
+        async_checkpoints=False,
+    )
     tiny_train(run.folder, settings)
-    ours, theirs = (checkpoint.load(checkpoint.newest(r)) for r in (run, uninterrupted))
+    ours, theirs = (checkpoint.load(checkpoints.newest(r)) for r in (run, uninterrupted))
     for group, tensors in theirs.tensors.items():
         for name, tensor in tensors.items():
             assert torch.equal(ours.tensors[group][name], tensor), f"{group} {name}"
-    assert len(checkpoint.list_checkpoints(run)) == 2  # training.retain.newest
+    assert len(checkpoints.list_checkpoints(run)) == 2  # training.retain.newest
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted):
@@ -161,8 +168,9 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted):
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     tiny_train(tmp_path, tiny_settings(num_steps=10))
-    newest = checkpoint.newest(Run(tmp_path))
-    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+    newest = checkpoints.newest(Run(tmp_path))
+    shards = [f"{group}/{shard_of(newest, group).name}" for group in ("model", "optimizer")]
+    for name in (*shards, "state.json"):
         content = (newest / name).read_bytes()
         for position in (len(content) // 2, len(content) - 20):
             damaged = bytearray(content)
@@ -175,7 +183,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
             checkpoint.load(newest)
         (newest / name).write_bytes(content)
     assert checkpoint.load(newest).step == 10
-    assert [path.name[-2:] for path in checkpoint.list_checkpoints(Run(tmp_path))] == ["05", "10"]
+    assert [path.name[-2:] for path in checkpoints.list_checkpoints(Run(tmp_path))] == ["05", "10"]
 
 
 def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path):
@@ -183,35 +191,39 @@ def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path):
     tiny_train(tmp_path, tiny_settings(num_steps=5))
     (run.checkpoints / ".partial-step-00000009").mkdir()
     (run.checkpoints / ".old-step-00000001").mkdir()
-    assert checkpoint.newest(run).name == "step-00000005"
+    assert checkpoints.newest(run).name == "step-00000005"
     checkpoint.remove_leftovers(run)
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_one_line(tmp_path, monkeypatch):
-    def write_a_part(tensors, file):
-        if "step-00000005" not in str(file):
-            file.write_bytes(b"part")
+    def write_a_part(folder, *rest):
+        if "step-00000005" not in str(folder):
+            folder.mkdir()
+            (folder / "part").write_bytes(b"part")
             raise OSError(28, "No space left on device")
-        original(tensors, file)
+        original(folder, *rest)
 
-    original = checkpoint._write_tensors
-    monkeypatch.setattr(checkpoint, "_write_tensors", write_a_part)
+    original = tensor_folder.write
+    monkeypatch.setattr(tensor_folder, "write", write_a_part)
     with pytest.raises(DiskFullError, match=r"is full; .*step-00000005, is intact") as caught:
         tiny_train(tmp_path)
     assert "\n" not in str(caught.value)
     assert [path.name for path in Run(tmp_path).checkpoints.iterdir()] == ["step-00000005"]
-    monkeypatch.setattr(checkpoint, "_write_tensors", original)
+    monkeypatch.setattr(tensor_folder, "write", original)
     assert tiny_train(tmp_path).status == "finished"
 
 
-def test_a_full_disk_inside_the_tensor_library_is_recognised(tmp_path, monkeypatch):
-    def fail(tensors, file):
-        raise checkpoint.SafetensorError("I/O error: No space left on device (os error 28)")
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_full_disk_inside_the_tensor_library_is_recognised(tmp_path, monkeypatch, is_async):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(FileSystem, "create_stream", fail)
+    settings = tiny_settings(async_checkpoints=is_async)
     with pytest.raises(DiskFullError, match="none was written before"):
-        tiny_train(tmp_path)
+        tiny_train(tmp_path, settings)
+    assert not any((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_times_and_ids(tmp_path):

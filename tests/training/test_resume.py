@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from rectiflow import checkpoints
 from rectiflow.errors import DataError
 from rectiflow.runs import Run
-from rectiflow.training import checkpoint
 from rectiflow.training.ema import named_tensors
 from rectiflow.training.recipe import load_recipe
 from rectiflow.training.resume import claim, load_initial
@@ -79,7 +79,7 @@ def test_a_folder_that_lost_its_settings_is_not_taken_over(recipe, tmp_path):
 def test_a_run_starts_from_the_averaged_weights_of_another(tmp_path):
     first = Run(tmp_path / "first")
     tiny_train(first.folder, tiny_settings(num_steps=5))
-    averaged = load_file(checkpoint.newest(first) / "ema.safetensors")
+    averaged = checkpoints.load_group(checkpoints.newest(first), "ema")
     objective, seen = tiny_objective(seed=1), {}
 
     def on_progress(step, num_steps, metrics):
@@ -94,7 +94,7 @@ def test_a_run_starts_from_the_averaged_weights_of_another(tmp_path):
 
 def test_a_damaged_state_of_the_other_run_is_one_line(tmp_path):
     tiny_train(tmp_path, tiny_settings(num_steps=2))
-    file = checkpoint.newest(Run(tmp_path)) / "state.json"
+    file = checkpoints.newest(Run(tmp_path)) / "state.json"
     file.write_text(file.read_text().replace('"files"', '"filez"'))
     with pytest.raises(DataError, match=r"state\.json is damaged: its checksum does not match"):
         load_initial(tiny_objective().model, str(tmp_path))

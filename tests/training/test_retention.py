@@ -2,8 +2,8 @@
 
 import pytest
 
+from rectiflow import checkpoints
 from rectiflow.runs import Run
-from rectiflow.training import checkpoint
 from rectiflow.training.retention import outdated, remove_sheets, thinned_out
 from rectiflow.training.settings.sections import AveragesSettings, RetainSettings
 from tests.training.test_restart import Killed, killing_at
@@ -96,9 +96,9 @@ def test_milestones_are_written_where_no_other_cadence_asks_for_them(tmp_path):
     settings = tiny_settings(retain=retain, checkpoint_every_steps=0, validate_every_steps=0)
     with pytest.raises(Killed):
         tiny_train(tmp_path, settings, on_progress=killing_at(7))
-    assert [path.name[-2:] for path in checkpoint.list_checkpoints(run)] == ["04"]
+    assert [path.name[-2:] for path in checkpoints.list_checkpoints(run)] == ["04"]
     tiny_train(tmp_path, settings)
-    assert [path.name[-2:] for path in checkpoint.list_checkpoints(run)] == ["04", "08", "12"]
+    assert [path.name[-2:] for path in checkpoints.list_checkpoints(run)] == ["04", "08", "12"]
 
 
 def test_kept_averages_and_sheets_of_a_run_are_bounded(tmp_path):
@@ -117,7 +117,7 @@ def test_kept_averages_and_sheets_of_a_run_are_bounded(tmp_path):
         retain=RetainSettings(num_averages=3, num_sheets=1),
     )
     tiny_train(tmp_path, settings, observers=[draw])
-    assert [path.name[-2:] for path in checkpoint.list_averages(run)] == ["04", "08", "11"]
+    assert [path.name[-2:] for path in checkpoints.list_averages(run)] == ["04", "08", "11"]
     assert sorted(path.stem[-2:] for path in run.samples.iterdir()) == ["08", "11"]
 
 

@@ -108,6 +108,12 @@ def _main():
     sys.stdout.write(f"{result.status} {result.message}\n")
 
 
+def shard_of(folder, group):
+    """The one file of a group of tensors in a checkpoint that one process wrote."""
+    (file,) = (folder / group).iterdir()
+    return file
+
+
 def draws(num, seed=3, start=0):
     return Draws(seed, np.arange(start, start + num, dtype=np.int64))
 

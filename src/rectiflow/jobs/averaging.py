@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from rectiflow.checkpoints import load_group, newest, step_of
 from rectiflow.jobs.flow import export, shape_of
 from rectiflow.runs import Run
 from rectiflow.sampling.load import load_encoders, with_weights
-from rectiflow.training import checkpoint
 from rectiflow.training.averages import exponential_name, reconstruct
 from rectiflow.training.recipe import FlowRecipe, recipe_from_dict
 
@@ -71,8 +71,8 @@ def _tracked(
     if decay not in recipe.training.averages.decays:
         known = list(recipe.training.averages.decays)
         raise ValueError(f"training.averages.decays of {run.folder} are {known}, got {decay}")
-    newest = checkpoint.newest(run)
-    if newest is None:
+    last = newest(run)
+    if last is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint yet; train it first")
-    weights = checkpoint.load_tensors(newest, f"{exponential_name(decay)}.safetensors")
-    return weights, {"decay": decay, "step": checkpoint.read_state(newest)["step"]}
+    weights = load_group(last, exponential_name(decay))
+    return weights, {"decay": decay, "step": step_of(last)}

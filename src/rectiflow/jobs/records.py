@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from rectiflow.checkpoints import list_checkpoints
 from rectiflow.data.file_cache import FileCache
 from rectiflow.data.folder import FolderRecords
 from rectiflow.data.manifest import json_hash
@@ -13,7 +14,6 @@ from rectiflow.data.store import Store
 from rectiflow.data.store_files import default_cache
 from rectiflow.preparation.prepared import split_ids
 from rectiflow.runs import Run, read_json, write_json
-from rectiflow.training.checkpoint import list_checkpoints
 from rectiflow.training.settings.data import AnyData, PictureData, ScenesData, StoreData
 
 _log = logging.getLogger(__name__)

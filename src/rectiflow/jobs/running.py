@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rectiflow.checkpoints import load_group, newest
 from rectiflow.devices import keep_freed_memory, resolve_device
 from rectiflow.jobs.job import Job, Progress
 from rectiflow.runs import Run, write_json
 from rectiflow.sampling.bundle import packaged_bundles, packaged_names
 from rectiflow.sealing import MANIFEST, verify
-from rectiflow.training import checkpoint
 from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.loop import Result, train
 from rectiflow.training.recipe import Recipe, load_recipe
@@ -65,7 +65,7 @@ def _with_start(recipe: Recipe, run: Run) -> TrainingSettings:
     """
     settings = recipe.training
     name = settings.init_from
-    if name is None or checkpoint.newest(run) is not None:
+    if name is None or newest(run) is not None:
         return settings
     place = packaged_bundles() / name if name in packaged_names() else Path(name)
     if not place.exists():
@@ -119,9 +119,9 @@ def _finish(job: Job, run: Run) -> None:
     result = run.result() or {}
     if "export" in result:
         return
-    newest = checkpoint.newest(run)
-    assert newest is not None  # a finished run has a checkpoint
-    averaged = checkpoint.load(newest).tensors["ema"]
+    last = newest(run)
+    assert last is not None  # a finished run has a checkpoint
+    averaged = load_group(last, "ema")
     copy_into(named_tensors(job.objective.model), averaged, "the averaged weights")
     job.objective.model.eval()
     write_json(run.result_path, {**result, "export": dict(job.finish(run))})

@@ -6,11 +6,18 @@ from typing import Any
 
 import torch
 
+from rectiflow.checkpoints import group_checksum, is_checkpoint
 from rectiflow.encoders.released.text import ReleasedText
 from rectiflow.interop.checkpoint import open_checkpoint
 from rectiflow.runs import Run
 from rectiflow.sampling.guiding import Guide
-from rectiflow.sampling.load import averaged_weights, load, read_weights, with_weights
+from rectiflow.sampling.load import (
+    averaged_weights,
+    load,
+    newest_checkpoint,
+    read_weights,
+    with_weights,
+)
 from rectiflow.sampling.pipeline import Pipeline
 from rectiflow.sampling.released import fingerprint, weight_files
 from rectiflow.sampling.sources import find_source
@@ -22,7 +29,8 @@ class GuideSource:
     """Where a weaker model lies.
 
     Args:
-        kind: "run", "bundle", or "weights": those of a network in safetensors.
+        kind: "run", "bundle", "checkpoint" (one of a run's), or "weights": those of a network in
+            safetensors.
         path: Its folder or file.
     """
 
@@ -37,9 +45,8 @@ def find_guide(name_or_path: str) -> GuideSource:
         FileNotFoundError: If there is none.
     """
     path = Path(name_or_path)
-    checkpoint = path / "ema.safetensors"  # of one step of a run
-    if checkpoint.is_file():
-        return GuideSource("weights", checkpoint)
+    if is_checkpoint(path):
+        return GuideSource("checkpoint", path)
     if path.is_file() or (path / "model_index.json").is_file():
         return GuideSource("weights", path)
     source = find_source(name_or_path)
@@ -49,18 +56,21 @@ def find_guide(name_or_path: str) -> GuideSource:
 def load_guide(source: GuideSource, pipeline: Pipeline) -> Guide:
     """Read a weaker model for the network of a pipeline.
 
-    Weights in safetensors are those of a network of the same shape and formulation, such as an
-    earlier checkpoint; beside a released model, a file or folder of a released model.
+    A checkpoint and weights in safetensors are those of a network of the same shape and
+    formulation; beside a released model, weights are a file or folder of a released model.
 
     Raises:
         DataError: If a file is damaged, or the weights do not fit.
         ValueError: If a run or a bundle was trained with other encoders.
     """
-    if source.kind != "weights":
+    if source.kind in ("run", "bundle"):
         weaker = load(source.path, precision=pipeline.precision)
         _refuse_other_encoders(weaker, pipeline, source.path)
         return Guide(weaker.network, weaker.formulation, _identity(source))
     network: Any = pipeline.network
+    if source.kind == "checkpoint":
+        weaker = with_weights(network.config, averaged_weights(source.path), source.path)
+        return Guide(weaker, pipeline.formulation, _identity(source))
     if isinstance(pipeline.text, ReleasedText):
         opened = open_checkpoint(source.path)
         weaker = opened.load_network(next(network.parameters()).dtype)
@@ -83,7 +93,9 @@ def _refuse_other_encoders(weaker: Pipeline, pipeline: Pipeline, path: Path) -> 
 
 
 def _identity(source: GuideSource) -> str:
-    """SHA-256 of a run's newest averaged weights, or of a bundle's manifest, which lists all."""
+    """SHA-256 over a checkpoint's averaged weights, or of a bundle's manifest, which lists all."""
     if source.kind == "run":
-        return sha256(averaged_weights(Run(source.path)))
+        return group_checksum(newest_checkpoint(Run(source.path)), "ema")
+    if source.kind == "checkpoint":
+        return group_checksum(source.path, "ema")
     return sha256(source.path / MANIFEST)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rectiflow.checkpoints import load_group, newest
 from rectiflow.config import from_dict
 from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
@@ -54,8 +55,8 @@ def _load_bundle(folder: Path, device: torch.device, precision: str) -> Pipeline
 
 def _load_run(run: Run, device: torch.device, precision: str) -> Pipeline:
     _refuse_no_flow(run)
-    file = averaged_weights(run)
-    return pipeline_with(run, read_weights(file), file, device, precision)
+    folder = newest_checkpoint(run)
+    return pipeline_with(run, averaged_weights(folder), folder, device, precision)
 
 
 def _refuse_no_flow(run: Run) -> None:
@@ -88,22 +89,25 @@ def pipeline_with(
         raise DataError(f"{run.config_path} is damaged: {error!r} while it was read") from error
 
 
-def averaged_weights(run: Run) -> Path:
-    """The file of averaged weights in a run's newest checkpoint, its checksum verified.
+def newest_checkpoint(run: Run) -> Path:
+    """The folder of a run's newest checkpoint.
 
     Raises:
         FileNotFoundError: If the run has no checkpoint yet.
-        DataError: If the file is damaged.
     """
-    steps = {int(path.name[5:]): path for path in run.checkpoints.glob("step-[0-9]*")}
-    if not steps:
+    found = newest(run)
+    if found is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint yet; train it first")
-    newest = steps[max(steps)]
-    checksums = read_json(newest / "state.json").get("files", {})
-    file = newest / "ema.safetensors"
-    if not file.is_file() or sha256(file) != checksums.get(file.name):
-        raise DataError(f"{file} is damaged: its checksum differs from state.json")
-    return file
+    return found
+
+
+def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, verified, floating ones as float32.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    return _in_full(load_group(checkpoint, "ema"))
 
 
 def _pipeline(
@@ -198,4 +202,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is damaged: {error}") from error
+    return _in_full(weights)
+
+
+def _in_full(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}

@@ -13,20 +13,20 @@ back as they are; the paper's least squares leaves their sum free.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
+from rectiflow.checkpoints import list_averages, load_group, read_state
 from rectiflow.errors import DataError
 from rectiflow.runs import Run
-from rectiflow.training import checkpoint
-from rectiflow.training.checkpoint import Checkpoint
+from rectiflow.training.checkpoint import Checkpoint, save_averages
 from rectiflow.training.ema import Ema, exponential, power_function
 from rectiflow.training.settings.sections import WIDEST, AveragesSettings
 from rectiflow.training.state import TrainState
+from rectiflow.training.writer import CheckpointWriter
 
 WIDTHS = "widths"
 
@@ -83,7 +83,7 @@ def coefficients(kept: Sequence[Profile], wanted: Profile) -> np.ndarray:
 
 
 def further_averages(model: nn.Module, settings: AveragesSettings) -> dict[str, Ema]:
-    """The averages that `training.averages` asks for, by the names of their files."""
+    """The averages that `training.averages` asks for, by the names of their groups."""
     averages = {exponential_name(d): Ema(model, exponential(d)) for d in settings.decays}
     for width in settings.widths:
         averages[_power_name(width)] = Ema(model, power_function(exponent_of(width)))
@@ -99,12 +99,14 @@ def _power_name(width: float) -> str:
     return f"power_{width}"
 
 
-def keep_averages(state: TrainState, settings: AveragesSettings, most: int) -> None:
+def keep_averages(
+    state: TrainState, settings: AveragesSettings, most: int, writer: CheckpointWriter
+) -> None:
     """Write the power-function averages of this step; at most `most` stay, spread over the run."""
     widths = {_power_name(width): width for width in settings.widths}
     tensors = {name: state.averages[name].tensors for name in widths}
     kept = Checkpoint(state.step, tensors, {WIDTHS: widths})
-    checkpoint.save_averages(state.run, kept, settings.snapshot_every_steps, most)
+    writer.write(save_averages, kept, settings.snapshot_every_steps, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,31 +138,25 @@ def reconstruct(run: Run, width: float, step: int | None = None) -> Reconstructi
         ValueError: If the width is out of range, or nothing was kept up to this step.
         DataError: If a file is damaged.
     """
-    found = [_contents(folder) for folder in checkpoint.list_averages(run)]
+    found = [(folder, read_state(folder)) for folder in list_averages(run)]
     if not found:
         raise ValueError(
             f"{run.folder} has kept no averages: train it with --set "
             "'training.averages.widths=[0.05, 0.1]' and training.averages.snapshot_every_steps"
         )
-    steps = [each.step for each in found]
+    steps = [state["step"] for _, state in found]
     last = steps[-1] if step is None else step
     if not steps[0] <= last <= steps[-1]:
         raise ValueError(f"step must be in [{steps[0]}, {steps[-1]}], what was kept, got {step}")
     wanted = Profile(exponent_of(width), last)
-    files, profiles = [], []
-    for kept in (each for each in found if each.step <= last):
-        for name, each in kept.state[WIDTHS].items():
-            files.append((kept.step, name))
-            profiles.append(Profile(exponent_of(each), kept.step))
+    groups, profiles = [], []
+    for folder, state in ((folder, state) for folder, state in found if state["step"] <= last):
+        for name, each in state[WIDTHS].items():
+            groups.append((folder, name))
+            profiles.append(Profile(exponent_of(each), state["step"]))
     factors = coefficients(profiles, wanted)
-    tensors = _combined(run, files, factors)
-    return Reconstruction(tensors, last, len(files), _distance(profiles, factors, wanted))
-
-
-def _contents(folder: Any) -> Checkpoint:
-    """A kept folder without its tensors."""
-    state = checkpoint.read_state(folder)
-    return Checkpoint(state["step"], {}, {WIDTHS: state[WIDTHS]})
+    tensors = _combined(groups, factors)
+    return Reconstruction(tensors, last, len(groups), _distance(profiles, factors, wanted))
 
 
 def _distance(kept: Sequence[Profile], factors: np.ndarray, wanted: Profile) -> float:
@@ -174,23 +170,19 @@ def _distance(kept: Sequence[Profile], factors: np.ndarray, wanted: Profile) -> 
     return max(0.0, float(1 + (among - 2 * across) / length)) ** 0.5
 
 
-def _combined(run: Run, files: Sequence[tuple[int, str]], factors: np.ndarray) -> dict[str, Tensor]:
-    """The sum of kept averages, in float64, one tensor of one file at a time."""
+def _combined(groups: Sequence[tuple[Path, str]], factors: np.ndarray) -> dict[str, Tensor]:
+    """The sum of kept averages, in float64, one of them in memory at a time."""
     sums: dict[str, Tensor] = {}
     types: dict[str, torch.dtype] = {}
-    for (step, name), factor in zip(files, factors, strict=True):
-        folder = run.checkpoints / f"averages-{step:08d}"
-        file = checkpoint.verified(folder, f"{name}.safetensors")
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 (no mapping)
-                value = tensors.get_tensor(key)
-                types[key] = value.dtype
-                if not value.is_floating_point():
-                    sums[key] = value  # a counter: that of the newest
-                elif key in sums:
-                    sums[key].add_(value.double(), alpha=float(factor))
-                else:
-                    sums[key] = value.double() * float(factor)
+    for (folder, group), factor in zip(groups, factors, strict=True):
+        for name, value in load_group(folder, group).items():
+            types[name] = value.dtype
+            if not value.is_floating_point():
+                sums[name] = value  # a counter: that of the newest
+            elif name in sums:
+                sums[name].add_(value.double(), alpha=float(factor))
+            else:
+                sums[name] = value.double() * float(factor)
     if not sums:
-        raise DataError(f"{run.checkpoints} holds averages without a tensor")
-    return {key: total.to(types[key]) for key, total in sums.items()}
+        raise DataError(f"{groups[-1][0]} holds averages without a tensor")
+    return {name: total.to(types[name]) for name, total in sums.items()}

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rectiflow.checkpoints import list_best, read_state
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.state import TrainState
+from rectiflow.training.writer import CheckpointWriter
 
 LOSS = "val_loss_ema"
 METRICS = "metrics"
@@ -21,25 +23,29 @@ class BestKeeper:
     Args:
         run: The run's folder.
         step: Finished steps; 0 forgets the best of an attempt that left no checkpoint.
+        writer: Writes it; all its processes make a keeper and offer alike.
     """
 
-    def __init__(self, run: Run, step: int) -> None:
-        if step == 0:
-            checkpoint.remove_best(run)
-        found = best(run)
-        self._least = float("inf") if found is None else metrics_of(found)[LOSS]
+    def __init__(self, run: Run, step: int, writer: CheckpointWriter) -> None:
+        losses: list[float] = []
+        if writer.ranks.is_first:
+            if step == 0:
+                checkpoint.remove_best(run)
+            losses = [read_state(folder)[METRICS][LOSS] for folder in list_best(run)]
+        self._writer, self._least = writer, writer.ranks.first(min(losses, default=float("inf")))
 
     def offer(self, state: TrainState, metrics: Mapping[str, Any]) -> None:
         """Keep the present weights if their average is better than all before.
 
         Args:
             state: Of the training, after a validation.
-            metrics: What the validation found; kept beside the weights.
+            metrics: What the validation found, the same in every process; kept beside the weights.
         """
         if metrics[LOSS] < self._least:
             whole = state.checkpoint()
             tensors = {name: whole.tensors[name] for name in ("model", "ema")}
-            checkpoint.save_best(state.run, Checkpoint(state.step, tensors, {METRICS: metrics}))
+            kept = Checkpoint(state.step, tensors, {METRICS: metrics})
+            self._writer.write(checkpoint.save_best, kept)
             self._least = metrics[LOSS]
 
 
@@ -49,7 +55,7 @@ def best(run: Run) -> Checkpoint | None:
     Raises:
         DataError: If it is damaged.
     """
-    found = [checkpoint.load(folder) for folder in checkpoint.list_best(run)]
+    found = [checkpoint.load(folder) for folder in list_best(run)]
     return min(found, key=lambda each: metrics_of(each)[LOSS], default=None)
 
 

@@ -1,34 +1,42 @@
-"""Checkpoints: safetensors and one JSON with their checksums, written atomically, verified on load.
+"""Checkpoints of a run: written by all its processes together, atomically; verified when read.
 
-RUN/checkpoints/step-00001234/{model,ema,optimizer}.safetensors, state.json
-RUN/checkpoints/best-00001000/{model,ema}.safetensors, state.json: of least validation loss
-RUN/checkpoints/averages-00001000/power_0.05.safetensors, ..., state.json
+Their form is told in `rectiflow.checkpoints`, which lists and reads them.
 """
 
-import hashlib
-import json
+import dataclasses
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rectiflow import tensor_folder
+from rectiflow.checkpoints import (
+    STATE,
+    list_averages,
+    list_best,
+    list_checkpoints,
+    load_group,
+    read_state,
+    state_text,
+    step_of,
+    verify,
+)
 from rectiflow.errors import DataError
-from rectiflow.runs import Run, read_json, sync
+from rectiflow.runs import Run, sync
+from rectiflow.sealing import sha256
+from rectiflow.tensor_folder import Snapshot
+from rectiflow.training.ema import refuse_misfit
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.retention import outdated, thinned_out
 from rectiflow.training.settings.sections import RetainSettings
 
 _log = logging.getLogger(__name__)
-
-_NAME = re.compile(r"(step|best|averages)-(\d{8,})")
-_STATE = "state.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,99 +45,134 @@ class Checkpoint:
 
     Args:
         step: Finished steps.
-        tensors: Groups of named tensors, one file each: `model`, `ema`, `optimizer`.
-        state: The rest, JSON values.
+        tensors: Groups of named tensors: `model`, `ema`, `optimizer`. To be written, whole
+            tensors, the same in every process, or DTensors.
+        state: The rest, JSON values, the same in every process.
     """
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
 
+    def frozen(self, is_copied: bool = False) -> "Frozen":
+        """It as it is now, ready to be written; with copies, also while training goes on."""
+        groups = {name: Snapshot(each, is_copied) for name, each in self.tensors.items()}
+        return Frozen(self.step, groups, self.state)
 
-def save(run: Run, checkpoint: Checkpoint, retain: RetainSettings) -> Path:
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A checkpoint that is ready to be written: this process's parts of its tensors."""
+
+    step: int
+    groups: Mapping[str, Snapshot]
+    state: Mapping[str, Any]
+
+
+def save(
+    run: Run, checkpoint: Checkpoint | Frozen, retain: RetainSettings, ranks: Ranks = ALONE
+) -> Path:
     """Write a checkpoint, then remove those that `retain` lets go.
 
-    It appears under its name only when every byte is on the disk; a failure at any moment leaves
-    the earlier ones.
+    All processes call it. It appears under its name only when every byte of every process is on
+    the disk; a failure at any moment leaves the earlier ones, and is raised in all processes.
     """
-    final = _write(run, f"step-{checkpoint.step:08d}", checkpoint)
-    _remove_steps(list_checkpoints(run), lambda steps: outdated(steps, retain))
-    return final
+    final = run.checkpoints / f"step-{checkpoint.step:08d}"
+
+    def clear() -> None:
+        _remove_steps(list_checkpoints(run), lambda steps: outdated(steps, retain))
+
+    return _write(final, checkpoint, clear, ranks)
 
 
-def save_best(run: Run, checkpoint: Checkpoint) -> Path:
+def save_best(run: Run, checkpoint: Checkpoint | Frozen, ranks: Ranks = ALONE) -> Path:
     """Write the best checkpoint so far as `save` does, then remove those that were it before."""
-    final = _write(run, f"best-{checkpoint.step:08d}", checkpoint)
-    for other in list_best(run):
-        if other != final:
-            _remove(other)
-    return final
+    final = run.checkpoints / f"best-{checkpoint.step:08d}"
+
+    def clear() -> None:
+        for other in list_best(run):
+            if other != final:
+                _remove(other)
+
+    return _write(final, checkpoint, clear, ranks)
 
 
-def save_averages(run: Run, checkpoint: Checkpoint, every_steps: int, most: int) -> Path:
+def save_averages(
+    run: Run, checkpoint: Checkpoint | Frozen, every_steps: int, most: int, ranks: Ranks = ALONE
+) -> Path:
     """Write averages of the weights as `save` does, of which `most` at this cadence stay."""
-    final = _write(run, f"averages-{checkpoint.step:08d}", checkpoint)
-    _remove_steps(list_averages(run), lambda steps: thinned_out(steps, every_steps, most))
-    return final
+    final = run.checkpoints / f"averages-{checkpoint.step:08d}"
+
+    def clear() -> None:
+        _remove_steps(list_averages(run), lambda steps: thinned_out(steps, every_steps, most))
+
+    return _write(final, checkpoint, clear, ranks)
 
 
-def _write(run: Run, name: str, checkpoint: Checkpoint) -> Path:
-    final = run.checkpoints / name
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run)
-    temporary = run.checkpoints / f".partial-{final.name}"
-    temporary.mkdir()
-    try:
-        files = {}
-        for group, tensors in checkpoint.tensors.items():
-            file = temporary / f"{group}.safetensors"
-            _write_tensors(tensors, file)
-            files[file.name] = _sha256(file)
-        state = {"step": checkpoint.step, "files": files, **checkpoint.state}
-        state["sha256"] = _digest(state)
-        (temporary / _STATE).write_text(json.dumps(state, indent=2, allow_nan=False) + "\n")
-        for file in (*temporary.iterdir(), temporary):
-            sync(file)
+def _write(
+    final: Path, checkpoint: Checkpoint | Frozen, clear: Callable[[], None], ranks: Ranks
+) -> Path:
+    """Write under a temporary name, publish, and then `clear` what it makes superfluous."""
+    frozen = checkpoint if isinstance(checkpoint, Frozen) else checkpoint.frozen()
+    # The thread of the writer must not meet the loop's words.
+    writers = dataclasses.replace(ranks, host_group=ranks.write_group)
+    temporary = final.with_name(f".partial-{final.name}")
+
+    def prepare() -> None:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(final.parent)
+        temporary.mkdir()
+
+    def publish() -> None:
+        state = {"step": frozen.step, "groups": list(frozen.groups), "files": files}
+        text = state_text({**state, **frozen.state})
+        (temporary / STATE).write_text(text, encoding="utf-8")
+        for path in (temporary / STATE, *(temporary / name for name in frozen.groups), temporary):
+            sync(path)
         if final.exists():
-            _remove(final)  # averages of the same step again, after a resume
+            _remove(final)  # of the same step again, after a resume
         os.rename(temporary, final)
+        sync(final.parent)
+        clear()
+
+    try:
+        _together(writers, prepare if ranks.is_first else None)
+        for name, snapshot in frozen.groups.items():
+            tensor_folder.write(temporary / name, snapshot, ranks.write_group)
+        parts = _together(writers, lambda: _own_checksums(temporary, list(frozen.groups), ranks))
+        files = {name: value for part in parts for name, value in sorted((part or {}).items())}
+        _together(writers, publish if ranks.is_first else None)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if ranks.is_first:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync(run.checkpoints)
     return final
 
 
-def list_checkpoints(run: Run) -> list[Path]:
-    """The finished checkpoints, oldest first; not the best one."""
-    return _named(run, "step")
+def _together(ranks: Ranks, act: Callable[[], T] | None) -> list[T | None]:
+    """What `act` gives in every process; what goes wrong in one is raised in all."""
+    if ranks.is_alone:
+        return [act() if act else None]
+    mine: tuple[T | None, Exception | None] = (None, None)
+    try:
+        mine = (act() if act else None, None)
+    except Exception as error:
+        mine = (None, error)
+    outcomes = ranks.gather(mine)
+    for rank, (_, error) in enumerate(outcomes):
+        if error is not None:
+            error.add_note(f"in process {rank} of those that share the checkpoint")
+            raise error
+    return [value for value, _ in outcomes]
 
 
-def list_best(run: Run) -> list[Path]:
-    """The checkpoint of least validation loss, and before it any that a kill left beside it."""
-    return _named(run, "best")
+def _own_checksums(folder: Path, groups: Sequence[str], ranks: Ranks) -> dict[str, str]:
+    files = [tensor_folder.own_file(folder / group, ranks.rank) for group in groups]
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files if file}
 
 
-def list_averages(run: Run) -> list[Path]:
-    """The averages that were kept, oldest first."""
-    return _named(run, "averages")
-
-
-def _named(run: Run, kind: str) -> list[Path]:
-    if not run.checkpoints.is_dir():
-        return []
-    matches = [(path, _NAME.fullmatch(path.name)) for path in run.checkpoints.iterdir()]
-    found = [(int(match[2]), path) for path, match in matches if match and match[1] == kind]
-    return [path for _, path in sorted(found)]
-
-
-def newest(run: Run) -> Path | None:
-    """The last finished checkpoint, None if there is none."""
-    return (list_checkpoints(run) or [None])[-1]
-
-
-def load_newest(run: Run) -> Checkpoint | None:
-    """Read the newest checkpoint that is whole; None if there is none at all.
+def newest_whole(run: Run, ranks: Ranks = ALONE) -> Path | None:
+    """The newest checkpoint that is whole; None if there is none at all. All processes call it.
 
     Damaged ones after it are set aside under a name that hides them, one at a time, and
     told of in the log.
@@ -137,20 +180,30 @@ def load_newest(run: Run) -> Checkpoint | None:
     Raises:
         DataError: If every checkpoint is damaged; all are left as they are.
     """
-    damaged: list[tuple[Path, DataError]] = []
-    for folder in reversed(list_checkpoints(run)):
-        try:
-            found = load(folder)
-        except DataError as error:
-            damaged.append((folder, error))
+    damaged: list[tuple[Path, str]] = []
+    for folder in reversed(ranks.first(list_checkpoints(run))):
+        if why := _damage(folder, ranks):
+            damaged.append((folder, why))
             continue
-        for each, error in damaged:
-            _log.warning("%s; set aside as %s, going on from %s", error, _set_aside(each), folder)
-        return found
+        if ranks.is_first:
+            for each, why in damaged:
+                _log.warning("%s; set aside as %s, going on from %s", why, _set_aside(each), folder)
+        return folder
     if damaged:
-        told = "; ".join(str(error) for _, error in damaged)
-        raise DataError(f"no checkpoint of {run.folder} is whole: {told}")
+        raise DataError(
+            f"no checkpoint of {run.folder} is whole: {'; '.join(why for _, why in damaged)}"
+        )
     return None
+
+
+def _damage(folder: Path, ranks: Ranks) -> str | None:
+    """What is wrong with a checkpoint, if anything; every process reads a part of the files."""
+    try:
+        verify(folder, ranks.share(sorted(read_state(folder)["files"])))
+        why = None
+    except (DataError, FileNotFoundError) as error:
+        why = f"checkpoint is damaged: {error}"
+    return next((told for told in ranks.gather(why) if told), None)
 
 
 def _set_aside(folder: Path) -> Path:
@@ -163,39 +216,49 @@ def _set_aside(folder: Path) -> Path:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
+    """Read and verify a checkpoint, its tensors whole, in one process.
 
     Raises:
         DataError: If a file is missing or its bytes are not those that were written.
     """
     try:
-        state = read_state(folder)
-        names = {Path(name).stem: name for name in state["files"]}
-        tensors = {group: load_tensors(folder, name) for group, name in names.items()}
+        state = verify(folder)
+        tensors = {group: load_group(folder, group) for group in state["groups"]}
     except (DataError, FileNotFoundError) as error:
         raise DataError(f"checkpoint is damaged: {error}") from error
-    rest = {k: v for k, v in state.items() if k not in ("step", "files", "sha256")}
-    return Checkpoint(state["step"], tensors, rest)
+    return Checkpoint(state["step"], tensors, rest_of(state))
 
 
-def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """One verified file of a checkpoint, such as `ema.safetensors`."""
-    file = verified(folder, name)
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise DataError(f"{file} is damaged: {error}") from error
+def rest_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `state.json` says beside step and files: the `state` of a `Checkpoint`."""
+    return {k: v for k, v in state.items() if k not in ("step", "groups", "files")}
 
 
-def verified(folder: Path, name: str) -> Path:
-    """A file of a checkpoint whose bytes are those that were written; else a `DataError`."""
-    file = folder / name
-    expected = read_state(folder)["files"].get(name)
-    if not file.is_file():
-        raise DataError(f"{file} is missing")
-    if _sha256(file) != expected:
-        raise DataError(f"{file} is damaged: its checksum does not match")
-    return file
+def load_into(
+    folder: Path, groups: Mapping[str, Mapping[str, Tensor]], ranks: Ranks = ALONE
+) -> None:
+    """Copy tensors of a checkpoint that is known to be whole into those given, in place.
+
+    All processes call it. It does not matter how many processes wrote it, or how the tensors
+    were split among them.
+
+    Args:
+        folder: The checkpoint's, as `newest_whole` found it.
+        groups: Whole tensors or DTensors by name, by group.
+        ranks: The processes that read together.
+
+    Raises:
+        ValueError: If names or shapes differ from those that were saved; the first is named.
+    """
+    for group, targets in groups.items():
+        saved = {name: e.size for name, e in tensor_folder.entries(folder / group).items()}
+        refuse_misfit(targets, saved, f"{group} of the checkpoint")
+        tensor_folder.read_into(folder / group, targets, ranks.host_group)
+
+
+def names_in(folder: Path, group: str) -> list[str]:
+    """Names of the tensors of one group of a checkpoint."""
+    return list(tensor_folder.entries(folder / group))
 
 
 def remove_best(run: Run) -> None:
@@ -207,34 +270,25 @@ def remove_best(run: Run) -> None:
 def remove_averages_after(run: Run, step: int) -> None:
     """Delete those that a run which goes on from `step` will come to again."""
     for folder in list_averages(run):
-        if int(folder.name.removeprefix("averages-")) > step:
+        if step_of(folder) > step:
             _remove(folder)
 
 
 def remove_leftovers(run: Run) -> None:
     """Delete what a killed process left half written or half deleted."""
-    if run.checkpoints.is_dir():
-        for pattern in (".partial-*", ".old-*"):
-            for path in run.checkpoints.glob(pattern):
-                shutil.rmtree(path)
+    _remove_leftovers(run.checkpoints)
 
 
-def _write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, file)
-    except SafetensorError as error:
-        # The library wraps the operating system's error; a full disk must be told from a bug.
-        match = re.search(r"os error (\d+)", str(error))
-        if match:
-            raise OSError(int(match[1]), os.strerror(int(match[1])), str(file)) from error
-        raise
+def _remove_leftovers(folder: Path) -> None:
+    for pattern in (".partial-*", ".old-*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path)
 
 
 def _remove_steps(
     folders: Sequence[Path], choose: Callable[[Sequence[int]], Sequence[int]]
 ) -> None:
-    by_step = {int(folder.name.partition("-")[2]): folder for folder in folders}
+    by_step = {step_of(folder): folder for folder in folders}
     for step in choose(list(by_step)):
         _remove(by_step[step])
 
@@ -244,21 +298,3 @@ def _remove(folder: Path) -> None:
     doomed = folder.with_name(f".old-{folder.name}")
     os.rename(folder, doomed)
     shutil.rmtree(doomed)
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """The verified `state.json` of a checkpoint."""
-    state = read_json(folder / _STATE)
-    if _digest(state) != state.get("sha256"):
-        raise DataError(f"{folder / _STATE} is damaged: its checksum does not match")
-    return state
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(state: Mapping[str, Any]) -> str:
-    content = {name: value for name, value in state.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,8 @@ the last ninth of the steps, so a run of a few hundred steps does not report its
 
 The power-function one (arXiv:2312.02696, Section 3.1) weighs the weights after step s by s^gamma,
 whatever the length of the run: its width relative to the steps so far stays the same.
+
+Of weights that are split among processes (DTensors) each process averages its part.
 """
 
 import math
@@ -15,7 +17,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from rectiflow.tensor_folder import local_part
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -50,7 +55,8 @@ class Ema:
 
     Args:
         model: Its present weights are the start of the average; its tensors must stay the same
-            objects (they do: checkpoints are copied into them).
+            objects (they do: checkpoints are copied into them). Where it is to be split among
+            processes, it already is.
         decay: `exponential` or `power_function`.
     """
 
@@ -65,28 +71,32 @@ class Ema:
         averaged, current = [], []
         for name, tensor in self._current.items():
             if tensor.is_floating_point():
-                averaged.append(self.tensors[name])
-                current.append(tensor.detach())
+                averaged.append(local_part(self.tensors[name]))
+                current.append(local_part(tensor).detach())
             else:
-                self.tensors[name].copy_(tensor)
+                local_part(self.tensors[name]).copy_(local_part(tensor))
         get_ema_multi_avg_fn(self.decay_at(step))(averaged, current, step)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with averaged weights, for as long as the context lasts; nothing is copied."""
+        """The model with averaged weights, for as long as the context lasts.
+
+        Values change places, one tensor at a time, and not memory: that of a weight may be known
+        to what gathers it from its parts, or to a captured graph.
+        """
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the values of a checkpoint."""
-        copy_into(self.tensors, tensors, "the averaged weights")
-
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, tensor in self._current.items():
-            tensor.data, self.tensors[name] = self.tensors[name], tensor.data
+            current, averaged = local_part(tensor), local_part(self.tensors[name])
+            before = current.clone()
+            current.copy_(averaged)
+            averaged.copy_(before)
         # An autocast around this has kept bf16 copies of the weights, by tensor and not by value.
         torch.clear_autocast_cache()
 
@@ -95,16 +105,38 @@ class Ema:
 def copy_into(targets: Mapping[str, Tensor], values: Mapping[str, Tensor], what: str) -> None:
     """Copy tensors by name, in place, so that memory stays where torch aligned it.
 
+    Args:
+        targets: Whole tensors, or DTensors, of which each process takes its part.
+        values: Whole tensors, the same in every process.
+        what: Where the values come from, for the message.
+
     Raises:
         ValueError: If names or shapes differ; the first difference is named.
     """
-    for name in sorted(targets.keys() ^ values.keys()):
+    refuse_misfit(targets, {name: value.shape for name, value in values.items()}, what)
+    for name, target in targets.items():
+        value = values[name]
+        if isinstance(target, DTensor):
+            there = value.to(target.device)
+            mesh, places = target.device_mesh, target.placements
+            value = distribute_tensor(there, mesh, places, src_data_rank=None).to_local()
+        local_part(target).copy_(value)
+
+
+def refuse_misfit(
+    targets: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], what: str
+) -> None:
+    """Refuse values whose names or shapes are not those of the tensors they are for.
+
+    Raises:
+        ValueError: The first difference is named.
+    """
+    for name in sorted(targets.keys() ^ shapes.keys()):
         where = "is missing from" if name in targets else "is unknown to the model but in"
         raise ValueError(f"{name} {where} {what}")
     for name, target in targets.items():
-        if target.shape != values[name].shape:
+        if target.shape != shapes[name]:
             raise ValueError(
-                f"{name} has shape {tuple(values[name].shape)} in {what}, "
+                f"{name} has shape {tuple(shapes[name])} in {what}, "
                 f"the model needs {tuple(target.shape)}"
             )
-        target.copy_(values[name])

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from rectiflow.checkpoints import step_of
 from rectiflow.errors import DivergenceError
 from rectiflow.machine import num_cores, processor
 from rectiflow.runs import Run, write_json
@@ -22,7 +24,6 @@ from rectiflow.training import checkpoint
 from rectiflow.training.averages import keep_averages
 from rectiflow.training.batches import Batches
 from rectiflow.training.best import BestKeeper
-from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.evaluation import Evaluation, GivenUpError, Observer, Validate
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
@@ -33,6 +34,7 @@ from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
 from rectiflow.training.signals import StopRequest
 from rectiflow.training.starting import explaining_the_disk, starting_state
 from rectiflow.training.stepping import Stepper
+from rectiflow.training.writer import CheckpointWriter
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +145,9 @@ class _Loop:
         self._saved_step = self._step_at_hand = self.state.step
         self.stop_request = StopRequest()
         self.evaluation = Evaluation(self.stepper, self.state, self.stop_request)
-        self.best = BestKeeper(run, self.state.step) if settings.retain.best else None
+        self.writer = CheckpointWriter(run, is_async=settings.async_checkpoints)
+        keeps_best = settings.retain.best
+        self.best = BestKeeper(run, self.state.step, self.writer) if keeps_best else None
 
     def run(self, facts: Mapping[str, Any]) -> Result:
         if self._is_finished() and self.folder.result_path.exists():
@@ -151,7 +155,7 @@ class _Loop:
             return self._result("finished", f"{self.folder.folder} is finished")
         checkpoint.remove_leftovers(self.folder)
         self.folder.diverged_path.unlink(missing_ok=True)
-        with self._in_place(), self._noting_divergence(), self.stop_request as stop:
+        with self._in_place(), self._noting_divergence(), self.stop_request as stop, self.writer:
             while self.state.owes_line or not self._is_finished():
                 try:
                     self._advance()
@@ -192,19 +196,19 @@ class _Loop:
     def _roll_back(self, error: DivergenceError) -> None:
         """Go on from the newest checkpoint with other samples, or raise `error` on."""
         newest = self._newest_if_allowed(error)
-        failed = self._step_at_hand
+        failed, step = self._step_at_hand, step_of(newest)
         self.log.sync()
         self._leave_place()
-        add_roll_back(self.folder, RollBack(failed, newest.step, str(error)))
-        _log.warning("%s; rolled back to the checkpoint of step %d", error, newest.step)
+        add_roll_back(self.folder, RollBack(failed, step, str(error)))
+        _log.warning("%s; rolled back to the checkpoint of step %d", error, step)
         self.state.optimizers.zero_grad()
         self.state.restore(newest)
         self.batches = dataclasses.replace(self.batches, roll_backs=read_roll_backs(self.folder))
-        self._saved_step = newest.step
+        self._saved_step = step
         self._pace_seconds.clear()
         self._take_place()
 
-    def _newest_if_allowed(self, error: DivergenceError) -> Checkpoint:
+    def _newest_if_allowed(self, error: DivergenceError) -> Path:
         guard, taken = self.settings.guard, len(self.batches.roll_backs)
         if guard.on_divergence == "stop":
             raise error
@@ -213,7 +217,8 @@ class _Loop:
                 f"{error}; rolled back {taken} times before, training.guard.max_roll_backs "
                 f"allows {guard.max_roll_backs}"
             ) from error
-        newest = checkpoint.load_newest(self.folder)
+        self.writer.finish()
+        newest = checkpoint.newest_whole(self.folder)
         if newest is None:
             raise type(error)(f"{error}; there is no checkpoint to roll back to") from error
         return newest
@@ -235,6 +240,7 @@ class _Loop:
         rate = rate_factor(state.step, self.num_steps, self.settings)
         started = time.perf_counter()
         self._step_at_hand = state.step + 1
+        self.writer.check()
         metrics = self.stepper.step(state, self._feed, rate)
         seconds = time.perf_counter() - started
         self._settle_pace(seconds)
@@ -265,7 +271,7 @@ class _Loop:
     def _keep_averages(self) -> None:
         settings = self.settings.averages
         if settings.widths and self._due(settings.snapshot_every_steps):
-            keep_averages(self.state, settings, self.settings.retain.num_averages)
+            keep_averages(self.state, settings, self.settings.retain.num_averages, self.writer)
 
     def _log_or_owe(self) -> None:
         """Log, unless a stop is asked for meanwhile: then the resumed run does it first of all."""
@@ -334,7 +340,7 @@ class _Loop:
     def _save(self) -> None:
         if self.state.step > self._saved_step:
             self.log.sync()
-            checkpoint.save(self.folder, self.state.checkpoint(), self.settings.retain)
+            self.writer.write(checkpoint.save, self.state.checkpoint(), self.settings.retain)
         self._saved_step, self._last_checkpoint = self.state.step, time.monotonic()
 
     def _stop(self, status: Literal["interrupted", "out_of_time"], why: str) -> Result:

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rectiflow import config, runs
+from rectiflow.checkpoints import list_checkpoints, load_group, newest
 from rectiflow.errors import DataError
 from rectiflow.nn.settings import KINDS
 from rectiflow.runs import Run
-from rectiflow.training import checkpoint
 from rectiflow.training.ema import copy_into, named_tensors
 from rectiflow.training.recipe import Recipe, recipe_from_dict
 
@@ -39,7 +39,7 @@ def claim(run: Run, recipe: Recipe) -> None:
 
 def check_claim(run: Run, recipe: Recipe) -> None:
     """Refuse what `claim` refuses; writes nothing, and the folder need not exist."""
-    has_begun = bool(checkpoint.list_checkpoints(run)) or run.metrics_path.exists()
+    has_begun = bool(list_checkpoints(run)) or run.metrics_path.exists()
     if run.config_path.exists():
         values = run.config()
         _refuse_another_recipe(run, recipe, values)
@@ -95,9 +95,9 @@ def _weights(path: Path) -> list[Mapping[str, Tensor]]:
         return [_read(path)]
     if not path.is_dir():
         raise FileNotFoundError(f"training.init_from: no run, bundle or file at {path}")
-    newest = checkpoint.newest(Run(path))
-    if newest is not None:
-        return [checkpoint.load_tensors(newest, "ema.safetensors")]
+    last = newest(Run(path))
+    if last is not None:
+        return [load_group(last, "ema")]
     for folder in (path, Run(path).export):
         if found := [folder / name for name in _BUNDLED if (folder / name).is_file()]:
             return [_read(file) for file in found]

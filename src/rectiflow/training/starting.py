@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rectiflow.checkpoints import newest
 from rectiflow.errors import DiskFullError
 from rectiflow.runs import Run
-from rectiflow.training import checkpoint
 from rectiflow.training.averages import further_averages
+from rectiflow.training.checkpoint import newest_whole
 from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.engine import prepare_network
 from rectiflow.training.objectives.base import Objective
 from rectiflow.training.optim import Optimizers
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.resume import load_initial
 from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.state import TrainState
@@ -20,7 +22,11 @@ from rectiflow.training.stepping import Stepper
 
 
 def starting_state(
-    objective: Objective, settings: TrainingSettings, run: Run, stepper: Stepper
+    objective: Objective,
+    settings: TrainingSettings,
+    run: Run,
+    stepper: Stepper,
+    ranks: Ranks = ALONE,
 ) -> TrainState:
     """That of the newest checkpoint, else of `init_from`'s weights, else of the model as it came.
 
@@ -29,15 +35,15 @@ def starting_state(
     """
     model = objective.model.to(stepper.device)
     prepare_network(model, settings.speed)
-    newest = checkpoint.load_newest(run)
-    if newest is None and settings.init_from is not None:
+    found = newest_whole(run, ranks)
+    if found is None and settings.init_from is not None:
         load_initial(model, settings.init_from)
-    optimizers = Optimizers(objective, settings)
+    optimizers = Optimizers(objective, settings, ranks)
     ema = Ema(model, exponential(settings.ema_decay))
     averages = further_averages(model, settings.averages)
     state = TrainState(run, model, ema, optimizers, stepper.precision, averages=averages)
-    if newest is not None:
-        state.restore(newest)
+    if found is not None:
+        state.restore(found, ranks)
     return state
 
 
@@ -58,8 +64,8 @@ def explaining_the_disk(run: Run) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, DiskFullError) or not (error.errno in _FULL or _is_closed(error, run)):
             raise
-        newest = checkpoint.newest(run)
-        kept = f"the last one, {newest}, is intact" if newest else "none was written before"
+        last = newest(run)
+        kept = f"the last one, {last}, is intact" if last else "none was written before"
         if error.errno in _FULL:
             raise DiskFullError(
                 f"the disk of {run.folder} is full; of the checkpoints {kept}; "

@@ -3,15 +3,18 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from rectiflow.checkpoints import read_state
 from rectiflow.runs import Run
-from rectiflow.training.checkpoint import Checkpoint
+from rectiflow.training.checkpoint import Checkpoint, load_into
 from rectiflow.training.divergence import SPIKE_WINDOW
-from rectiflow.training.ema import Ema, copy_into, named_tensors
+from rectiflow.training.ema import Ema, named_tensors
 from rectiflow.training.metrics import Meter
 from rectiflow.training.optim import Optimizers
+from rectiflow.training.ranks import ALONE, Ranks
 
 
 @dataclass(slots=True)
@@ -27,7 +30,7 @@ class TrainState:
         meter: Sums since the last line of metrics.
         step: Finished steps.
         elapsed_seconds: Time spent training in all processes so far.
-        averages: The further averages of the weights, by the name of their file in a checkpoint.
+        averages: The further averages of the weights, by the name of their group in a checkpoint.
         owes_line: Whether the line of metrics of `step`, if one is due, is still to be written.
         gradient_norms: Of the last steps, as far as `training.guard` looks for spikes.
     """
@@ -51,12 +54,6 @@ class TrainState:
 
     def checkpoint(self) -> Checkpoint:
         """The state as tensors and JSON values; tensors are shared, not copied."""
-        tensors = {
-            "model": named_tensors(self.model),
-            "ema": self.ema.tensors,
-            "optimizer": self.optimizers.state(),
-            **{name: average.tensors for name, average in self.averages.items()},
-        }
         state = {
             "meter": self.meter.state(),
             "elapsed_seconds": self.elapsed_seconds,
@@ -66,28 +63,33 @@ class TrainState:
             state["gradient_norms"] = list(self.gradient_norms)
         if self.owes_line:
             state["owes_line"] = True
-        return Checkpoint(self.step, tensors, state)
+        return Checkpoint(self.step, self._tensors(), state)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint, in place.
+    def restore(self, folder: Path, ranks: Ranks = ALONE) -> None:
+        """Continue from a checkpoint that is whole, in place; all processes call it.
 
         Raises:
-            ValueError: If the run began in another precision, as it may on another processor.
+            ValueError: If the run began in another precision, as it may on another processor, or
+                the checkpoint is of another model.
         """
-        before = checkpoint.state["precision"]
+        content = read_state(folder)
+        before = content["precision"]
         if before != self.precision:
             raise ValueError(
                 f"{self.run.folder} began in {before} and this machine would go on in "
                 f"{self.precision}: resume it where training.precision comes to {before}"
             )
-        copy_into(named_tensors(self.model), checkpoint.tensors["model"], "the checkpoint")
-        self.ema.load(checkpoint.tensors["ema"])
-        for name, average in self.averages.items():
-            average.load(checkpoint.tensors[name])
-        self.optimizers.load(checkpoint.tensors["optimizer"])
-        self.meter.load(checkpoint.state["meter"])
-        self.elapsed_seconds = checkpoint.state["elapsed_seconds"]
-        self.owes_line = checkpoint.state.get("owes_line", False)
-        norms = checkpoint.state.get("gradient_norms", ())
-        self.gradient_norms = deque(norms, maxlen=SPIKE_WINDOW)
-        self.step = checkpoint.step
+        load_into(folder, self._tensors(), ranks)
+        self.meter.load(content["meter"])
+        self.elapsed_seconds = content["elapsed_seconds"]
+        self.owes_line = content.get("owes_line", False)
+        self.gradient_norms = deque(content.get("gradient_norms", ()), maxlen=SPIKE_WINDOW)
+        self.step = content["step"]
+
+    def _tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {
+            "model": named_tensors(self.model),
+            "ema": self.ema.tensors,
+            "optimizer": self.optimizers.state(),
+            **{name: average.tensors for name, average in self.averages.items()},
+        }

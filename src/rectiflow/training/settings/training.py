@@ -53,6 +53,8 @@ class TrainingSettings:
             cadence, logits and entropy; 0 is off (the paper's Fig. 5 has 5).
         checkpoint_every_steps: Cadence of checkpoints; 0 is off.
         checkpoint_every_minutes: The same by the clock; 0 is off.
+        async_checkpoints: Whether checkpoints are written while training goes on, from a copy in
+            host memory; else it waits for the disk.
         num_workers: Threads that prepare batches ahead; 0 prepares them in the loop.
     """
 
@@ -91,6 +93,7 @@ class TrainingSettings:
     attention_blocks: int = field(default=0, metadata=FREE)
     checkpoint_every_steps: int = field(default=0, metadata=FREE)
     checkpoint_every_minutes: float = field(default=5.0, metadata=FREE)
+    async_checkpoints: bool = field(default=True, metadata=FREE)
     num_workers: int = field(default=0, metadata=FREE)
 
     def __post_init__(self) -> None:
