@@ -1,4 +1,4 @@
-"""Work done in processes that are killed: at a moment of the clock, or before their n-th file event.
+"""Work done in processes that are killed: at a moment of the clock, or before a file event.
 
 They are forked from one that has the heavy libraries loaded, so that a kill costs a fraction of a
 second. File events are what Python's audit hooks tell of opening, renaming, removing: nearly all
@@ -77,11 +77,14 @@ class Worker:
 
     def _order(self, name, args, **more):
         order = {"name": name, "args": args, **more}
-        print(json.dumps(order, default=str), file=self._server.stdin, flush=True)
-        return json.loads(self._server.stdout.readline())
+        return self._ask(json.dumps(order, default=str))
 
     def _outcome(self):
-        print(file=self._server.stdin, flush=True)
+        return self._ask("")
+
+    def _ask(self, line):
+        self._server.stdin.write(line + "\n")
+        self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
 
 
@@ -93,12 +96,17 @@ def _serve(module):
             os.dup2(2, 1)  # the other end of stdout reads JSON
             _obey(module, writing, **json.loads(line))
         os.close(writing)
-        print(pid, flush=True)
+        _say(pid)
         sys.stdin.readline()
         with os.fdopen(reading) as stream:
             counted = stream.read()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps([code, int(counted or 0)]), flush=True)
+        _say([code, int(counted or 0)])
+
+
+def _say(value):
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 def _obey(module, writing, name, args, event=None, root=None):

@@ -1,12 +1,16 @@
 """Heavy work for processes that are killed: a packaged recipe, as `rectiflow train` does it."""
 
+import itertools
+import shutil
+import time
 from pathlib import Path
 
 import torch
-import torch.utils.tensorboard  # noqa: F401  (here, before the fork, as are the next)
+import torch.utils.tensorboard
 
 import rectiflow.jobs.flow
 import rectiflow.sampling.load  # noqa: F401
+from rectiflow.errors import DataError
 from rectiflow.jobs import run_training
 
 torch.set_num_threads(1)
@@ -34,3 +38,31 @@ SETTINGS = [
 def train(folder, *more):
     """A flow recipe from its first scene to its export: encodes, trains, validates, draws."""
     run_training("scenes-tiny", [*SETTINGS, *more], Path(folder), False, lambda *_: None)
+
+
+def train_while_the_store_goes(folder, at_step):
+    """The same; its store is deleted after a step, and either it needs it no more or says so."""
+    seen = []
+
+    def progress(stage, done, *_):
+        if stage == "training" and done == at_step and not seen:
+            seen.append(done)
+            shutil.rmtree(Path(folder).parent / "stores")
+
+    try:
+        run_training("scenes-tiny", SETTINGS, Path(folder), False, progress)
+    except (FileNotFoundError, DataError) as error:
+        is_told = "stores" in str(error) and "\n" not in str(error)
+        if not is_told:
+            raise
+    assert seen
+
+
+def train_while_clocks_jump(folder):
+    """The same; the clock of the wall jumps back and forth by days."""
+    honest, jumps = time.time, itertools.cycle((0.0, 3e6, -3e6, 1e9, -1e9))
+    time.time = lambda: honest() + next(jumps)
+    try:
+        train(folder)
+    finally:
+        time.time = honest

@@ -14,43 +14,6 @@ from tests.faults.comparing import (
     assert_same_contents,
     assert_stores_whole,
 )
-from tests.faults.killing import Worker
-
-
-@pytest.fixture(scope="module")
-def light():
-    worker = Worker("tests.faults.trainings")
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(scope="module")
-def heavy():
-    worker = Worker("tests.faults.recipes")
-    yield worker
-    worker.close()
-
-
-@pytest.fixture(scope="module")
-def training(light, tmp_path_factory):
-    """An undisturbed run, and how many file events it had."""
-    folder = tmp_path_factory.mktemp("training") / "run"
-    return folder, light.count_events("train", folder, root=folder)
-
-
-@pytest.fixture(scope="module")
-def recipe(heavy, tmp_path_factory):
-    """The folder of an undisturbed run and its store, file events and seconds of it."""
-    root = tmp_path_factory.mktemp("recipe")
-    num_events = heavy.count_events("train", root / "run", root=root)
-    return root, num_events, heavy.seconds_of("train", root / "again" / "run")
-
-
-@pytest.fixture(scope="module")
-def store(light, tmp_path_factory):
-    """The folder of an undisturbed preparation, and how many file events it had."""
-    root = tmp_path_factory.mktemp("store")
-    return root, light.count_events("encode", root / "store", root=root)
 
 
 def test_a_training_killed_at_three_moments_ends_as_if_it_had_not_been(light, training, tmp_path):

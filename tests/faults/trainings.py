@@ -1,7 +1,7 @@
 """Light work for processes that are killed: a training of a made-up source, a preparation."""
 
 import torch
-import torch.utils.tensorboard  # noqa: F401  (here, before the fork, as it costs a second)
+import torch.utils.tensorboard
 
 from rectiflow.preparation.prepare import Batching, prepare_store
 from rectiflow.training.settings.sections import AveragesSettings, RetainSettings
