@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from rectiflow.data.records import BadRecord, Loaded, Record
-from rectiflow.encoders.autoencoder import LatentPosterior
 from rectiflow.preparation.encode import STATES, Encoders
 
 SHAPES = {"clip_l": (5, 8), "clip_g": (5, 12), "t5": (6, 24), "pooled_l": (8,), "pooled_g": (12,)}
@@ -37,14 +36,14 @@ class FakeAutoencoder:
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         return self.posterior(image).mean
 
-    def posterior(self, image: torch.Tensor) -> LatentPosterior:
+    def posterior(self, image: torch.Tensor) -> SimpleNamespace:
         self.num_pictures += len(image)
         means = torch.nn.functional.avg_pool2d(image, 8)
         # A picture with one pure green pixel in its corner makes the encoder overflow.
         poison = (image[:, :, 0, 0] == torch.tensor([-1.0, 1.0, -1.0])).all(dim=1)
         means[poison] = torch.nan
         log_variance = means - 3 + 2 * math.log(self.scale)
-        return LatentPosterior((means - self.shift) * self.scale, log_variance)
+        return SimpleNamespace(mean=(means - self.shift) * self.scale, log_variance=log_variance)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         means = latent / self.scale + self.shift

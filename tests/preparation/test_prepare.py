@@ -1,14 +1,10 @@
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 import warnings
 from collections import namedtuple
 
@@ -145,37 +141,6 @@ def test_an_interrupted_preparation_of_something_else_starts_over(tmp_path):
     assert contents(store.folder) == contents(other.folder)
 
 
-SCRIPT = """
-import sys, time
-from tests.preparation.fakes import FakeRecords, fake_encoders
-from rectiflow.preparation.prepare import Batching, prepare_store
-
-class Slow(FakeRecords):
-    def _load(self, index):
-        time.sleep(0.01)
-        return super()._load(index)
-
-batching = Batching(batch_size=8, records_per_shard=32, num_threads=2)
-prepare_store(Slow(90), fake_encoders(), sys.argv[1], batching)
-"""
-
-
-def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(tmp_path):
-    whole = prepare_store(FakeRecords(90), fake_encoders(), tmp_path / "whole", BATCHING)
-    folder = tmp_path / "store"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], env=os.environ | PATHS)
-    progress = tmp_path / "store.partial" / "progress"
-    while process.poll() is None and len(list(progress.glob("*.json"))) < 2:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not folder.exists()
-    source = FakeRecords(90)
-    prepare_store(source, fake_encoders(), folder, BATCHING)
-    assert set(source.loaded) <= set(range(64, 90))
-    assert contents(folder) == contents(whole.folder)
-
-
 PATHS = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
@@ -223,22 +188,6 @@ def test_a_disk_that_will_be_full_is_noticed_after_the_first_shard(tmp_path, mon
     with pytest.raises(DiskFullError, match=r"the other 58 records takes about 0.00 GB and"):
         prepare_store(source, fake_encoders(), tmp_path / "store", BATCHING)
     assert len(source.loaded) == 32
-
-
-def test_any_number_of_processes_may_open_a_store_that_is_whole(tmp_path):
-    made = prepare_store(FakeRecords(5), fake_encoders(), tmp_path / "store", BATCHING)
-    with (tmp_path / "store.partial.lock").open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        opened = prepare_store(FakeRecords(5), fake_encoders(), tmp_path / "store", BATCHING)
-    assert len(opened) == len(made) == 5
-
-
-def test_two_processes_never_make_the_same_store(tmp_path):
-    with (tmp_path / "store.partial.lock").open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"another process is preparing .*store; wait"):
-            prepare_store(FakeRecords(40), fake_encoders(), tmp_path / "store", BATCHING)
-    prepare_store(FakeRecords(40), fake_encoders(), tmp_path / "store", BATCHING)
 
 
 def test_bad_records_are_counted_and_their_neighbours_kept(tmp_path):

@@ -1,11 +1,12 @@
-"""Records to an encoded store, made once and then reused."""
+"""Records to an encoded store, made once by any number of workers and then reused."""
 
 import json
 import math
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from rectiflow.data.manifest import MANIFEST, SAMPLE_ARRAYS, Manifest, json_hash
 from rectiflow.data.records import CAPTION_NAMES, RecordSource
 from rectiflow.data.store import QUARANTINE, Store
 from rectiflow.errors import DiskFullError
+from rectiflow.preparation.claims import Claims, working_on
 from rectiflow.preparation.encode import Encoders, encode_shard
 from rectiflow.preparation.writing import (
     StoreWriter,
     is_ready_to_publish,
     publish,
-    sole_writer,
+    telling_of_full_disk,
 )
 
 OnProgress = Callable[[int, int], None]
+
+WAIT_SECONDS = 0.2
+"""Between two looks at what other workers make."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,26 @@ class Batching:
                 raise ValueError(f"{name} must be >= 1, got {value}")
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which shards a worker makes: every `of`-th from `number` on, both counted from 1."""
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise ValueError(f"a share is i/n with 1 <= i <= n, got {self.number}/{self.of}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Read "2/8"."""
+        number, slash, of = text.partition("/")
+        if not slash or not (number.isdecimal() and of.isdecimal()):
+            raise ValueError(f"a share is i/n with 1 <= i <= n, got {text!r}")
+        return cls(int(number), int(of))
+
+
 def prepare_store(
     source: RecordSource,
     encoders: Encoders,
@@ -59,34 +84,57 @@ def prepare_store(
     """Encode all records of `source` into `folder`, or open it if it holds exactly that already.
 
     The store appears under its name when it is whole. Interrupted, the same call goes on after the
-    last finished shard.
+    last finished shard. Any number of processes may make the same call at once: they share the
+    work, shard by shard, and all return when the store is whole. Its bytes are the same.
 
     Args:
         source: The records.
         encoders: What encodes them.
         folder: The store to be; absent or empty, unless it holds this very store.
-        batching: How the work is cut.
+        batching: How the work is cut; the same for all workers.
         on_progress: Called with the number of records done, and of all.
 
     Raises:
-        ValueError: If `folder` holds something else, another process is making it, or no record
-            can be used.
+        ValueError: If `folder` holds something else, another process is encoding something else
+            into it, or no record can be used.
         DiskFullError: If the disk is full, or will be.
         DataError: If `folder` holds this store, damaged.
+    """
+    while True:
+        store = encode_share(source, encoders, folder, None, batching, on_progress)
+        if store is not None:
+            return store  # else whoever finished it found that it was nothing: we find that too
+
+
+def encode_share(
+    source: RecordSource,
+    encoders: Encoders,
+    folder: Path | str,
+    share: Share | None,
+    batching: Batching | None = None,
+    on_progress: OnProgress | None = None,
+) -> Store | None:
+    """As `prepare_store`, but only some of the shards; waits for nobody.
+
+    Returns:
+        The store if it is whole, as it is for the last of its workers; None before.
     """
     folder, batching = Path(folder), batching or Batching()
     blank = _blank_manifest(source, encoders)
     if (folder / MANIFEST).is_file():  # whole, so any number of processes may read it at once
         return _reopen(folder, blank)
-    with sole_writer(folder):
-        if is_ready_to_publish(folder) and not folder.exists():
-            publish(folder)
-        if (folder / MANIFEST).is_file():
-            return _reopen(folder, blank)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"{folder} is in the way: it is not empty, and not an encoded store")
-        _encode_all(source, encoders, folder, blank, batching, on_progress or _no_report)
-    return Store.open(folder)
+    work = _Work(source, encoders, blank, batching, share, on_progress or _no_report)
+    writer = StoreWriter(folder)
+    with telling_of_full_disk(folder), working_on(folder, writer.partial) as claims:
+        is_whole = not _set_up(writer, work.plan, claims)
+        if not is_whole:
+            work.run(writer, claims)
+            with claims.alone():
+                if writer.is_open and all(writer.has(n) for n in range(work.num_shards)):
+                    _finish(writer, source, blank)
+    if is_whole:
+        return _reopen(folder, blank)
+    return Store.open(folder) if (folder / MANIFEST).is_file() else None
 
 
 def summary(store: Store) -> str:
@@ -135,42 +183,96 @@ def _reopen(folder: Path, blank: Manifest) -> Store:
     return store
 
 
-def _encode_all(
-    source: RecordSource,
-    encoders: Encoders,
-    folder: Path,
-    blank: Manifest,
-    batching: Batching,
-    report: OnProgress,
-) -> None:
-    per_shard = _records_per_shard(blank, batching)
-    plan = {"manifest": asdict(blank), "per_shard": per_shard, "batch_size": batching.batch_size}
-    writer = StoreWriter(folder, json.loads(json.dumps(plan)))
-    done = 0
+def _set_up(writer: StoreWriter, plan: Mapping[str, Any], claims: Claims) -> bool:
+    """Join the workers of this plan, the first of whom begins it; False if the store is whole."""
+    folder = writer.folder
+    if is_ready_to_publish(folder) and not folder.exists():
+        publish(folder)
+    if (folder / MANIFEST).is_file():
+        return False
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is in the way: it is not empty, and not an encoded store")
+    if not writer.has_plan(plan):
+        if writer.is_open and claims.are_others_here():
+            raise ValueError(
+                f"another process is encoding something else into {folder}, or in other batches; "
+                "wait for it to end, or choose another folder"
+            )
+        writer.start(plan)
+    claims.join()
+    return True
 
-    def on_batch(num: int) -> None:
-        nonlocal done
-        done += num
-        report(done, len(source))
 
-    with ThreadPoolExecutor(batching.num_threads) as threads:
-        for number, first in enumerate(range(0, len(source), per_shard)):
-            indices = range(first, min(first + per_shard, len(source)))
-            if number in writer.done:
-                on_batch(len(indices))
-                continue
+class _Work:
+    """The shards that one worker makes, or waits for.
+
+    Attributes:
+        num_shards: Of the whole store.
+        plan: What all workers must agree on.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        encoders: Encoders,
+        blank: Manifest,
+        batching: Batching,
+        share: Share | None,
+        report: OnProgress,
+    ) -> None:
+        self._source, self._encoders, self._blank = source, encoders, blank
+        self._batching, self._share, self._report = batching, share, report
+        self._per_shard = per_shard = _records_per_shard(blank, batching)
+        self.num_shards = -(-len(source) // per_shard)
+        facts = {"manifest": asdict(blank), "per_shard": per_shard}
+        self.plan = json.loads(json.dumps({**facts, "batch_size": batching.batch_size}))
+        every = range(self.num_shards)
+        self._mine = every if share is None else every[share.number - 1 :: share.of]
+        self._total = sum(len(self._indices(number)) for number in self._mine)
+        self._done = 0
+
+    def run(self, writer: StoreWriter, claims: Claims) -> None:
+        """Make what no other worker makes; without a share, wait until all of it is made."""
+        left = list(self._mine)
+        with ThreadPoolExecutor(self._batching.num_threads) as threads:
+            while left and writer.is_open:
+                missing = [n for n in left if not self._is_made(n, writer, claims, threads)]
+                if len(missing) == len(left):
+                    if self._share is not None:
+                        return
+                    time.sleep(WAIT_SECONDS)
+                left = missing
+
+    def _is_made(self, number: int, writer: StoreWriter, claims: Claims, threads: Executor) -> bool:
+        """Make a shard unless it is made; False if another worker is at it."""
+        indices = self._indices(number)
+        if writer.has(number):
+            self._on_batch(len(indices))
+            return True
+        with claims.shard(number) as is_mine:
+            # In this order: finished meanwhile, or all of it published meanwhile.
+            if not is_mine or writer.has(number) or not writer.is_open:
+                return False
             shard = encode_shard(
-                source,
+                self._source,
                 indices,
-                encoders,
-                blank.arrays,
-                batch_size=batching.batch_size,
+                self._encoders,
+                self._blank.arrays,
+                batch_size=self._batching.batch_size,
                 threads=threads,
-                on_batch=on_batch,
+                on_batch=self._on_batch,
             )
             writer.write_shard(number, indices, shard)
-            _require_room(writer, done, len(source))
-    _finish(writer, source, blank)
+        _require_room(writer, len(self._source))
+        return True
+
+    def _indices(self, number: int) -> range:
+        first = number * self._per_shard
+        return range(first, min(first + self._per_shard, len(self._source)))
+
+    def _on_batch(self, num: int) -> None:
+        self._done += num
+        self._report(self._done, self._total)
 
 
 def _finish(writer: StoreWriter, source: RecordSource, blank: Manifest) -> None:
@@ -197,8 +299,9 @@ def _records_per_shard(blank: Manifest, batching: Batching) -> int:
     return max(1, min(batching.records_per_shard, batching.max_shard_bytes // record))
 
 
-def _require_room(writer: StoreWriter, done: int, total: int) -> None:
+def _require_room(writer: StoreWriter, total: int) -> None:
     """Say now that the disk will fill up, rather than hours later."""
+    done = sum(shard.last - shard.first for shard, _ in writer.done.values())
     needed = writer.num_bytes * (total - done) // done
     free = shutil.disk_usage(writer.partial).free
     if needed > free:

@@ -3,7 +3,7 @@
 STORE.partial/plan.json             what is being made; another plan means starting over
 STORE.partial/progress/00000.json   a finished shard and its quarantined records
 STORE.partial/samples, texts        as in the store
-STORE.partial.lock                  held by the process at work
+STORE.partial.lock                  see `claims`
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,38 @@ from rectiflow.preparation.encode import EncodedShard
 from rectiflow.runs import read_json, sync, write_bytes, write_json
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_PLAN = "plan.json"
 
 
 class StoreWriter:
-    """Writes shards beside `folder` and turns them into the store at the end.
+    """Writes shards beside `folder`, where other workers may write other shards.
 
     Attributes:
-        partial: Where the shards are until then.
+        partial: Where the shards are until the store is whole.
         done: Finished shards found or written, with what each left out, by number.
     """
 
-    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.partial = partial_folder(folder)
         self.done: dict[int, tuple[ShardEntry, list[Quarantined]]] = {}
-        plan_file = self.partial / "plan.json"
-        if self.partial.exists() and not (plan_file.is_file() and read_json(plan_file) == plan):
+
+    def has_plan(self, plan: Mapping[str, Any]) -> bool:
+        """Whether what lies here is of this plan."""
+        return self.is_open and read_json(self.partial / _PLAN) == plan
+
+    def start(self, plan: Mapping[str, Any]) -> None:
+        """Begin, with nothing; what another plan left is removed."""
+        if self.partial.exists():
             shutil.rmtree(self.partial)
-        if not self.partial.exists():
-            for name in ("samples", "texts", "progress"):
-                (self.partial / name).mkdir(parents=True)
-            write_json(plan_file, plan)
-        for file in self.partial.rglob("*.partial"):  # cut short by a kill
-            file.unlink()
-        for file in sorted((self.partial / "progress").glob("*.json")):
-            self._take(int(file.stem), read_json(file))
+        for name in ("samples", "texts", "progress"):
+            (self.partial / name).mkdir(parents=True)
+        write_json(self.partial / _PLAN, plan)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether shards may still be written: nobody has published or removed the folder."""
+        return (self.partial / _PLAN).is_file()
 
     @property
     def num_bytes(self) -> int:
@@ -57,8 +64,24 @@ class StoreWriter:
         shards = [entry for entry, _ in self.done.values()]
         return sum(shard.samples.num_bytes + shard.texts.num_bytes for shard in shards)
 
+    def has(self, number: int) -> bool:
+        """Whether a shard is finished, by whichever worker."""
+        if number not in self.done:
+            note = self.partial / "progress" / f"{number:05d}.json"
+            try:
+                self._take(number, read_json(note))
+            except FileNotFoundError:
+                return False
+        return number in self.done
+
     def write_shard(self, number: int, indices: range, shard: EncodedShard) -> None:
-        """Write both files, then the note that says they are finished."""
+        """Write both files, then the note that says they are finished.
+
+        Only for the worker that has claimed the shard.
+        """
+        for kind in ("samples", "texts"):
+            for file in (self.partial / kind).glob(f".{number:05d}.arrow.*.partial"):
+                file.unlink()  # cut short by a kill
         entry = ShardEntry(
             first=indices.start,
             last=indices.stop,
@@ -75,7 +98,9 @@ class StoreWriter:
         self.done[number] = (entry, shard.quarantined)
 
     def finish(self, manifest: Manifest, quarantined: list[Quarantined]) -> None:
-        """Write what remains, and give the folder its name."""
+        """Write what remains, and give the folder its name; only alone, with every shard done."""
+        for file in self.partial.rglob("*.partial"):  # of workers killed while others went on
+            file.unlink()
         lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in quarantined]
         write_bytes(self.partial / QUARANTINE, "".join(lines).encode())
         manifest.write(self.partial)
@@ -105,10 +130,13 @@ def partial_folder(folder: Path) -> Path:
 
 
 def publish(folder: Path) -> None:
-    """Give a partial folder that has its manifest its name; a kill before leaves it to be done."""
+    """Give a partial folder that has its manifest its name; a kill before leaves it to be done.
+
+    The plan goes first: a worker that then misses a note of progress sees that all are done.
+    """
     partial = partial_folder(folder)
+    (partial / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(partial / "progress", ignore_errors=True)
-    (partial / "plan.json").unlink(missing_ok=True)
     sync(partial)
     os.replace(partial, folder)
     sync(folder.parent)
@@ -120,37 +148,14 @@ def is_ready_to_publish(folder: Path) -> bool:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the right to make `folder`.
-
-    Raises:
-        ValueError: If another process holds it.
-        DiskFullError: If the disk fills up inside; finished shards stay for the next attempt.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f"{folder.name}.partial.lock")
-    with lock.open("wb") as held:
-        _lock(held, folder)
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise DiskFullError(
-                f"the disk of {folder.parent} is full; what was encoded so far waits in "
-                f"{partial_folder(folder)}: make room and repeat, or remove it"
-            ) from error
-        finally:
-            with suppress(OSError):
-                lock.unlink()
-
-
-def _lock(held: Any, folder: Path) -> None:
+def telling_of_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk inside into a `DiskFullError`; finished shards stay for the next attempt."""
     try:
-        import fcntl
-    except ImportError:  # not on Windows; there two processes must not prepare the same store
-        return
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"another process is preparing {folder}; wait for it to end") from error
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFullError(
+            f"the disk of {folder.parent} is full; what was encoded so far waits in "
+            f"{partial_folder(folder)}: make room and repeat, or remove it"
+        ) from error
