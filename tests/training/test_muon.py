@@ -128,7 +128,7 @@ def test_every_matrix_has_one_owner_and_owners_have_alike_to_do():
     sides = [(64, 64)] * 9 + [(64, 256)] * 5 + [(32, 32)] * 8
     pieces = [Piece(f"p{k}", rows, 0, (rows, columns)) for k, (rows, columns) in enumerate(sides)]
     for num_replicas, num_shards in itertools.product((1, 2, 3), (1, 2, 4)):
-        (one,) = rounds_of(pieces, Grid(num_replicas, num_shards))
+        (one,) = rounds_of(pieces, Grid(num_replicas, num_shards), 2**20)
         places = [place for owned in one.owned.values() for place in owned]
         assert sorted(places) == list(range(len(pieces)))
         loads = [sum(one.pieces[place].cost for place in owned) for owned in one.owned.values()]
@@ -137,10 +137,9 @@ def test_every_matrix_has_one_owner_and_owners_have_alike_to_do():
     assert [piece.name for piece in one.pieces[:5]] == [f"p{k}" for k in range(9, 14)]
 
 
-def test_rounds_bound_what_an_owner_holds(monkeypatch):
+def test_rounds_bound_what_an_owner_holds():
     pieces = [Piece(f"p{k}", 8, 0, (8, 8)) for k in range(7)]
-    monkeypatch.setattr("rectiflow.training.owners.ROUND_ELEMENTS", 2 * 64)
-    assert [len(each.pieces) for each in rounds_of(pieces, Grid())] == [2, 2, 2, 1]
-    assert [len(each.pieces) for each in rounds_of(pieces, Grid(num_replicas=3))] == [6, 1]
+    assert [len(each.pieces) for each in rounds_of(pieces, Grid(), 128)] == [2, 2, 2, 1]
+    assert [len(each.pieces) for each in rounds_of(pieces, Grid(num_replicas=3), 128)] == [6, 1]
     huge = Piece("huge", 99, 0, (99, 99))
-    assert [len(each.pieces) for each in rounds_of([huge, *pieces[:1]], Grid())] == [1, 1]
+    assert [len(each.pieces) for each in rounds_of([huge, *pieces[:1]], Grid(), 128)] == [1, 1]

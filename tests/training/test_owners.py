@@ -70,7 +70,6 @@ def test_every_process_holds_its_rows_of_what_the_owners_made(
     """The work mixes rows and columns, and tells matrices and their order apart."""
     monkeypatch.setattr(dist, "all_to_all_single", all_to_all_single)
     monkeypatch.setattr(dist, "all_gather", all_gather)
-    monkeypatch.setattr("rectiflow.training.owners.ROUND_ELEMENTS", 40)
     generator = torch.Generator().manual_seed(0)
     whole = {n: torch.randn(shape, generator=generator) for n, (shape, _) in SHAPES.items()}
     whole = {name: values.bfloat16() for name, values in whole.items()}
@@ -90,7 +89,7 @@ def test_every_process_holds_its_rows_of_what_the_owners_made(
 
     def process(grid):
         pieces = [p for n, (shape, num) in SHAPES.items() for p in pieces_of(n, shape, num)]
-        rounds = rounds_of(pieces, grid)
+        rounds = rounds_of(pieces, grid, 40)
         assert len(rounds) > 1 or grid.num_owners > 2
         for each in rounds:
             rows = [held(whole[piece.name], piece, grid) for piece in each.pieces]

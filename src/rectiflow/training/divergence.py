@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from rectiflow.data.draws import Draws
 from rectiflow.nn.regions import uncompiled
+from rectiflow.tensor_folder import local_part
 from rectiflow.training.metrics import NUM_TIME_BINS, time_bins
 from rectiflow.training.objectives.base import Batch, Terms
-from rectiflow.training.owners import local_part
 from rectiflow.training.ranks import ALONE, Ranks
 
 SPIKE_AFTER = 20

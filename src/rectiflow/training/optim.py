@@ -6,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rectiflow.tensor_folder import local_part
 from rectiflow.training.ema import copy_into
 from rectiflow.training.muon import Muon
 from rectiflow.training.objectives.base import Objective
-from rectiflow.training.owners import Grid, local_part
+from rectiflow.training.owners import Grid
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.settings.training import TrainingSettings
 

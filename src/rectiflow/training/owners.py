@@ -18,14 +18,6 @@ from torch.distributed.tensor import DTensor, Shard
 
 from rectiflow.training.ranks import Ranks
 
-ROUND_ELEMENTS = 2**26
-"""Elements that one owner works on at once, at most (unless one matrix has more): 128 MiB."""
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, the same memory; call it without gradients."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -128,12 +120,18 @@ def pieces_of(name: str, shape: Sequence[int], num: int) -> list[Piece]:
     ]
 
 
-def rounds_of(pieces: Sequence[Piece], grid: Grid) -> list["Round"]:
-    """All pieces, the dearest first, in rounds that bound what an owner holds at once."""
+def rounds_of(pieces: Sequence[Piece], grid: Grid, max_elements: int) -> list["Round"]:
+    """All pieces, the dearest first, in rounds that bound what an owner holds at once.
+
+    Args:
+        pieces: In the order in which processes agree.
+        grid: The processes.
+        max_elements: Of the pieces of one owner in a round, on average, unless one has more.
+    """
     rounds: list[list[Piece]] = [[]]
     elements = 0
     for piece in sorted(pieces, key=lambda piece: (-piece.cost, piece.shape)):
-        if rounds[-1] and elements + piece.size > ROUND_ELEMENTS * grid.num_owners:
+        if rounds[-1] and elements + piece.size > max_elements * grid.num_owners:
             rounds.append([])
             elements = 0
         rounds[-1].append(piece)
