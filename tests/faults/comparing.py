@@ -2,6 +2,8 @@
 
 import json
 
+from safetensors.torch import load_file
+
 from rectiflow.data.manifest import MANIFEST
 from rectiflow.data.store import Store
 from rectiflow.runs import Run, without_clock
@@ -9,7 +11,7 @@ from rectiflow.sealing import verify
 from rectiflow.training import checkpoint
 
 CLOCK = "tensorboard"  # its files tell the time and the process, and so do their names
-TOLD = ("step", "groups", "files")  # of state.json, whose sums of seconds differ
+CHECKSUMS = ("state.json", "bundle.json")  # of what else is compared, and of seconds
 
 
 def assert_nothing_half(folder):
@@ -42,9 +44,10 @@ def contents(folder):
         if file.name == "metrics.jsonl":
             lines = file.read_text().splitlines()
             found[name] = [without_clock(json.loads(line)) for line in lines]
-        elif file.name == "state.json":
-            values = json.loads(file.read_text())
-            found[name] = {key: value for key, value in values.items() if key in TOLD}
+        elif file.name in CHECKSUMS:
+            found[name] = sorted(json.loads(file.read_text())["files"])
+        elif file.suffix == ".safetensors":  # whose header names its facts in any order
+            found[name] = {key: value.numpy().tobytes() for key, value in load_file(file).items()}
         elif file.name == "result.json":
             found[name] = without_clock(json.loads(file.read_text())["metrics"])
         else:
