@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.errors import DataError
-from rectiflow.runs import read_json, write_json
+from rectiflow.runs import write_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = "rectiflow encoded store"
@@ -90,7 +90,8 @@ class Manifest:
         captions: Names of every record's captions.
         arrays: `latent`, `log_variance` and the text states, by name.
         shards: The files, in the order of the rows.
-        quarantine: Number of records left out, by reason; the records are in `quarantine.jsonl`.
+        quarantine: Number of records left out, by reason.
+        left_out: The file that lists them; None before the store is whole.
     """
 
     parent: Mapping[str, Any]
@@ -101,6 +102,7 @@ class Manifest:
     arrays: Mapping[str, ArraySpec]
     shards: tuple[ShardEntry, ...]
     quarantine: Mapping[str, int]
+    left_out: FileEntry | None = None
 
     @property
     def num_records(self) -> int:
@@ -134,8 +136,18 @@ class Manifest:
         files = [file.sha256 for shard in self.shards for file in (shard.samples, shard.texts)]
         return json_hash(files)
 
+    @property
+    def files(self) -> list[FileEntry]:
+        """Every file of the store but the manifest."""
+        shards = [file for shard in self.shards for file in (shard.samples, shard.texts)]
+        return shards if self.left_out is None else [*shards, self.left_out]
+
     def write(self, folder: Path) -> None:
         """Write `manifest.json`, atomically."""
+        write_bytes(folder / MANIFEST, self.content())
+
+    def content(self) -> bytes:
+        """The bytes of `manifest.json`, which are a function of what it says."""
         values = dataclasses.asdict(self)
         summary = {
             "format": FORMAT,
@@ -145,7 +157,8 @@ class Manifest:
             "context_tokens": self.context_tokens,
             "content_hash": self.content_hash,
         }
-        write_json(folder / MANIFEST, {**summary, **values, "checksum": json_hash(values)})
+        facts = {**summary, **values, "checksum": json_hash(values)}
+        return (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode()
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -158,11 +171,17 @@ class Manifest:
         file = folder / MANIFEST
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not an encoded store: it has no {MANIFEST}")
-        return cls.parse(read_json(file), str(file))
+        return cls.parse(file.read_bytes(), str(file))
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], file: str) -> "Manifest":
-        """Check what was read from `file`; DataError as `read`."""
+    def parse(cls, content: bytes, file: str) -> "Manifest":
+        """Check what was read from `file`, to the last byte; DataError as `read`."""
+        try:
+            values = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file} is damaged: {error}") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{file} is damaged: expected an object, found {values!r:.80}")
         if values.get("format") != FORMAT or values.get("version") != VERSION:
             found = f"{values.get('format')!r} version {values.get('version')!r}"
             raise DataError(f"{file}: expected {FORMAT!r} version {VERSION}, found {found}")
@@ -170,9 +189,12 @@ class Manifest:
             own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
             if json_hash(own) != values["checksum"]:
                 raise DataError(f"{file} is damaged: its checksum does not fit its content")
-            return cls(**(own | _typed(own)))
-        except (KeyError, TypeError) as error:
+            manifest = cls(**(own | _typed(own)))
+        except (AttributeError, KeyError, TypeError) as error:
             raise DataError(f"{file} is damaged: {error!r}") from error
+        if manifest.content() != content:
+            raise DataError(f"{file} is damaged: it is not as it was written")
+        return manifest
 
 
 def json_hash(value: object) -> str:
@@ -197,4 +219,5 @@ def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
         "captions": tuple(values["captions"]),
         "arrays": arrays,
         "shards": tuple(shard_from_json(entry) for entry in values["shards"]),
+        "left_out": None if values["left_out"] is None else FileEntry(**values["left_out"]),
     }

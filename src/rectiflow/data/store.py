@@ -75,7 +75,7 @@ class Store:
         """
         files = store_files(location, cache)
         store = cls(files, files.manifest())
-        files.check(store._files())
+        files.check(store.manifest.files)
         return store
 
     @property
@@ -95,10 +95,9 @@ class Store:
         Raises:
             DataError: Naming the first damaged file.
         """
-        for file in self._files():
-            if self.files.read(file, checksum) != file.sha256:
-                path = f"{self.files.name}/{file.path}"
-                raise DataError(f"{path} is damaged: its checksum does not fit the manifest")
+        for file in self.manifest.files:
+            if problem := damage_of(self.files, file):
+                raise DataError(f"{self.files.name}/{file.path} {problem}")
 
     def require_encoders(self, stamp: EncoderStamp) -> None:
         """Refuse encoders other than those that made the store.
@@ -260,10 +259,6 @@ class Store:
                 self._open.popitem(last=False)
         return shard
 
-    def _files(self):
-        for shard in self.manifest.shards:
-            yield from (shard.samples, shard.texts)
-
     def _caption_index(self, name: str) -> int:
         if name not in self.manifest.captions:
             raise ValueError(f"caption must be one of {self.manifest.captions}, got {name!r}")
@@ -294,6 +289,18 @@ class _Shard:
                 path = f"{files.name}/{entry.samples.path}"
                 raise DataError(f"{path}: column {text_column(name)} points outside the texts")
         return cls(samples, texts)
+
+
+def damage_of(files: LocalFiles | RemoteFiles, entry: FileEntry) -> str:
+    """What is wrong with a file of a store, read to its last byte; empty if nothing is."""
+    try:
+        if files.read(entry, checksum) != entry.sha256:
+            return "is damaged: its checksum does not fit the manifest"
+    except FileNotFoundError:
+        return "is missing from the store"
+    except DataError as error:  # of a file that was fetched, which names it already
+        return f"is damaged: {error}"
+    return ""
 
 
 def _copy_rows(

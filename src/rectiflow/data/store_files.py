@@ -1,7 +1,6 @@
 """The files of an encoded store, in a folder or behind a URL."""
 
 import errno
-import json
 import logging
 import os
 import time
@@ -124,11 +123,7 @@ class RemoteFiles:
         except FileNotFoundError as error:
             message = f"{self.name} is not an encoded store: it has no {MANIFEST}"
             raise FileNotFoundError(message) from error
-        try:
-            values = json.loads(content)
-        except ValueError as error:
-            raise DataError(f"{name} is damaged: {error}") from error
-        return Manifest.parse(values, name)
+        return Manifest.parse(content, name)
 
     def check(self, entries: Iterable[FileEntry]) -> None:
         """Each file is verified when it is fetched."""

@@ -103,7 +103,8 @@ class StoreWriter:
             file.unlink()
         lines = [json.dumps(dataclasses.asdict(record)) + "\n" for record in quarantined]
         write_bytes(self.partial / QUARANTINE, "".join(lines).encode())
-        manifest.write(self.partial)
+        left_out = self._entry(QUARANTINE)
+        dataclasses.replace(manifest, left_out=left_out).write(self.partial)
         publish(self.folder)
 
     def discard(self) -> None:
@@ -111,8 +112,11 @@ class StoreWriter:
         shutil.rmtree(self.partial)
 
     def _write(self, path: str, columns: Mapping[str, Any]) -> FileEntry:
+        write_columns(self.partial / path, columns)
+        return self._entry(path)
+
+    def _entry(self, path: str) -> FileEntry:
         file = self.partial / path
-        write_columns(file, columns)
         return FileEntry(path=path, num_bytes=file.stat().st_size, sha256=checksum(file))
 
     def _take(self, number: int, note: Mapping[str, Any]) -> None:
