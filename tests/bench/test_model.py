@@ -72,7 +72,7 @@ def test_figures_follow_from_the_stopwatch(monkeypatch):
     monkeypatch.setattr(
         model, "_stopwatch", lambda phase, case, rival: lambda: seconds[made.index(rival)]
     )
-    monkeypatch.setattr(model, "_product_rates", lambda *_: [100.0])
+    monkeypatch.setattr(model, "product_rates", lambda *_: [100.0])
     settings = BenchSettings(depths=(1,), precisions=("fp32",), device="cpu", num_repeats=2)
     figures = measure_model(settings)
     flops = 4 * forward_flops(shape_of_depth(1), 32, 32, 154)

@@ -44,10 +44,7 @@ def contestants(
 ) -> tuple[Contestant, Contestant]:
     """Ours and diffusers', with the same weights; all gates are open, so that all has a say."""
     with device:
-        ours = MMDiT(config)
-    generator = torch.Generator(device).manual_seed(0)
-    for parameter in ours.parameters():
-        nn.init.normal_(parameter, std=0.02, generator=generator)
+        ours = with_open_gates(MMDiT(config))
     theirs = diffusers_peer(ours)
     callables = [
         torch.compile(network, dynamic=False) if is_compiled else network
@@ -55,8 +52,16 @@ def contestants(
     ]
     return (
         Contestant(ours, callables[0], _optimizer(ours)),
-        Contestant(theirs, partial(_diffusers, callables[1]), _optimizer(theirs)),
+        Contestant(theirs, partial(call_diffusers, callables[1]), _optimizer(theirs)),
     )
+
+
+def with_open_gates(network: MMDiT) -> MMDiT:
+    """The network itself, with weights of which each has a say, the same at every call."""
+    generator = torch.Generator(next(network.parameters()).device).manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.02, generator=generator)
+    return network
 
 
 def bytes_of_both(config: MMDiTConfig) -> int:
@@ -108,7 +113,8 @@ def _optimizer(network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(network.parameters(), lr=0.0, fused=True)
 
 
-def _diffusers(network: Callable[..., Any], x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+def call_diffusers(network: Callable[..., Any], x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    """Velocity by diffusers' network, called as ours is."""
     return network(
         hidden_states=x,
         timestep=1000 * t,

@@ -19,8 +19,9 @@ from rectiflow.bench.contestants import (
     shape_of_depth,
 )
 from rectiflow.bench.figure import Figure, median_figure
+from rectiflow.bench.peak import peak_bytes, product_rates, wait_for
 from rectiflow.bench.settings import BenchSettings
-from rectiflow.bench.timing import pairs, rates, ratios
+from rectiflow.bench.timing import pairs, ratios
 from rectiflow.conditioning import Conditioning, cat
 from rectiflow.devices import keep_freed_memory, resolve_device
 from rectiflow.nn.counting import bytes_kept_by
@@ -73,7 +74,7 @@ def measure_model(settings: BenchSettings) -> dict[str, Figure]:
     side = settings.amount(8192 if device.type == "cuda" else 2048, 512)
     figures = {}
     for precision in settings.precisions:
-        measured = _product_rates(side, TYPES[precision], device, settings.repeats(5))
+        measured = product_rates(side, TYPES[precision], device, settings.repeats(5))
         figures[f"{precision} peak"] = median_figure(measured, "GFLOP/s")
     for depth in settings.depths:
         config = shape_of_depth(depth)
@@ -147,10 +148,10 @@ def _stopwatch(phase: str, case: Case, rival: Contestant) -> Callable[[], float]
 
     def measure() -> float:
         rival.network.zero_grad(set_to_none=True)
-        _wait_for(case.device)
+        wait_for(case.device)
         started = time.perf_counter()
         work()
-        _wait_for(case.device)
+        wait_for(case.device)
         return time.perf_counter() - started
 
     return measure
@@ -198,30 +199,7 @@ def kept_bytes(case: Case, rival: Contestant) -> int:
 def _cuda_peak(case: Case, rival: Contestant) -> Figure:
     """The most that a training step takes beside what both networks hold all the time."""
     step = _stopwatch("training step", case, rival)
-    torch.cuda.reset_peak_memory_stats(case.device)
-    before = torch.cuda.memory_allocated(case.device)
-    step()
-    taken = torch.cuda.max_memory_allocated(case.device) - before
-    return Figure(value=taken / 2**20, unit="MiB")
-
-
-def _product_rates(
-    side: int, dtype: torch.dtype, device: torch.device, num_repeats: int
-) -> list[float]:
-    """GFLOPs per second of a product of two square matrices."""
-    a, b = torch.randn(2, side, side, device=device).to(dtype)
-
-    def multiply(_: int) -> int:
-        torch.mm(a, b)
-        _wait_for(device)
-        return 2 * side**3
-
-    return [rate / 1e9 for rate in rates(multiply, num_repeats)]
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return Figure(value=peak_bytes(step, case.device) / 2**20, unit="MiB")
 
 
 def _memory_of(device: torch.device) -> int | None:

@@ -23,9 +23,19 @@ Settings = Annotated[
 Depths = Annotated[
     list[int] | None,
     typer.Option(
-        "--depth", help="Depth of the networks of `model`; may be repeated (default: 12)."
+        "--depth", help="Depth of the networks of `model`, `train`; may be repeated (default: 12)."
     ),
 ]
+Sizes = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--size-px", help="Side of the pictures of `train`; may be repeated (default: 256)."
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Samples of a step of `train`.")
+]
+Fp8 = Annotated[bool, typer.Option("--fp8", help="Measure `train` in fp8 too, on a GPU.")]
 Precisions = Annotated[
     list[str] | None,
     typer.Option("--precision", help="fp32 or bf16, of `model`; may be repeated (default: both)."),
@@ -49,6 +59,9 @@ def bench(
     autoencoders: Autoencoders = None,
     settings: Settings = None,
     depths: Depths = None,
+    sizes: Sizes = None,
+    batch_size: BatchSize = None,
+    fp8: Fp8 = False,
     precisions: Precisions = None,
     compiled: Compiled = False,
     device: options.Device = None,
@@ -70,6 +83,9 @@ def bench(
         autoencoders=tuple(map(str, autoencoders or ())),
         assignments=tuple(settings or ()),
         depths=tuple(depths or BenchSettings.depths),
+        sizes_px=tuple(sizes or BenchSettings.sizes_px),
+        batch_size=batch_size,
+        with_fp8=fp8,
         precisions=tuple(precisions or BenchSettings.precisions),
         is_compiled=compiled,
         device=device,
