@@ -31,11 +31,9 @@ PATHS = ("rf", "edm(-1.20,1.20)", "eps/linear", "v/cos")  # one formulation for 
 
 def measure_flow(settings: BenchSettings) -> dict[str, Figure]:
     """Shares of the time of the tiny network, on the latents and batch of scenes-tiny."""
-    recipe, repeats = scenes_tiny(settings), settings.repeats(15)
-    network, cond, latent = _network(settings)
-    batch = recipe.training.batch_size
-    noise = torch.randn(batch, *latent, generator=torch.Generator().manual_seed(0))
-    step = _seconds(lambda: _train(network, noise, cond), repeats)
+    repeats = settings.repeats(15)
+    network, noise, cond = tiny_network(settings)
+    step = _seconds(one_step(network, noise, cond), repeats)
     evaluation = _seconds(lambda: _evaluate(network, noise, cond), repeats)
     return {
         "forward and backward": median_figure(step, "s"),
@@ -46,8 +44,8 @@ def measure_flow(settings: BenchSettings) -> dict[str, Figure]:
     }
 
 
-def _network(settings: BenchSettings) -> tuple[Any, Conditioning, tuple[int, int, int]]:
-    """The recipe's network with new weights, a batch of texts, and the shape of a latent."""
+def tiny_network(settings: BenchSettings) -> tuple[Any, Tensor, Conditioning]:
+    """The network of scenes-tiny with new weights, and of a batch latents of noise and texts."""
     recipe = scenes_tiny(settings)
     autoencoder, text = load_encoders(asdict(recipe.encoders))
     shape = network_config(asdict(recipe.model), recipe.data.size_px, autoencoder, text)
@@ -56,11 +54,17 @@ def _network(settings: BenchSettings) -> tuple[Any, Conditioning, tuple[int, int
     with torch.no_grad():
         cond = text.conditioning(["a red circle"] * recipe.training.batch_size)
     side = recipe.data.size_px // autoencoder.factor
-    return network, cond, (autoencoder.latent_channels, side, side)
+    latent = (recipe.training.batch_size, autoencoder.latent_channels, side, side)
+    return network, torch.randn(latent, generator=torch.Generator().manual_seed(0)), cond
 
 
-def _train(network: Any, x: Tensor, cond: Conditioning) -> None:
-    network(x, torch.full((len(x),), 0.5), cond).float().square().mean().backward()
+def one_step(network: Any, x: Tensor, cond: Conditioning) -> Callable[[], None]:
+    """A forward and a backward pass, whenever it is called."""
+
+    def step() -> None:
+        network(x, torch.full((len(x),), 0.5), cond).float().square().mean().backward()
+
+    return step
 
 
 @torch.no_grad()

@@ -50,16 +50,16 @@ def _measure_model(settings: BenchSettings) -> Mapping[str, Figure]:
     return measure_model(settings)
 
 
-def _measure_train(settings: BenchSettings) -> Mapping[str, Figure]:
-    from rectiflow.bench.train import measure_train
-
-    return measure_train(settings)
-
-
 def _measure_flow(settings: BenchSettings) -> Mapping[str, Figure]:
     from rectiflow.bench.flow import measure_flow
 
     return measure_flow(settings)
+
+
+def _measure_loader(settings: BenchSettings) -> Mapping[str, Figure]:
+    from rectiflow.bench.loader import measure_loader
+
+    return measure_loader(settings)
 
 
 def _needs_memory(settings: BenchSettings) -> None:
@@ -118,6 +118,13 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         NAME_ENCODERS,
         ("assignments", "num_repeats"),
     ),
+    "loader": Benchmark(
+        "samples read from an encoded store",
+        _measure_loader,
+        _needs_encoders,
+        NAME_ENCODERS,
+        ("assignments", "num_repeats"),
+    ),
     "step": Benchmark(
         "training step of scenes-tiny",
         measure_step,
@@ -158,12 +165,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         _measure_model,
         _needs_memory,
         takes=("depths", "precisions", "is_compiled", "device", "num_repeats"),
-    ),
-    "train": Benchmark(
-        "our training step, lever by lever, against a loop around diffusers' network",
-        _measure_train,
-        _needs_memory,
-        takes=("depths", "sizes_px", "batch_size", "with_fp8", "device", "num_repeats"),
     ),
     "ceilings": Benchmark("what the checker accepts, rightly and wrongly", measure_ceilings),
 }
