@@ -42,18 +42,29 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 class Snapshot(DefaultSavePlanner):
-    """This process's parts of named tensors, ready to be written, also by another thread.
+    """What falls to this process of named tensors, ready to be written, also by another thread.
+
+    What several processes hold alike falls to one of them.
 
     Args:
         tensors: Whole ones, or DTensors; the same names in every process.
         is_copied: Whether to copy the values to host memory now; otherwise the tensors must
             stay as they are until they are written.
+        rank: Of this process among those that write together.
+        num: How many they are.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], is_copied: bool = False) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        is_copied: bool = False,
+        rank: int = 0,
+        num: int = 1,
+    ) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._local_plan = create_default_local_save_plan(dict(tensors), is_coordinator=True)
-        parts = {name: local_part(tensor).detach() for name, tensor in tensors.items()}
+        mine = {name: tensors[name] for name in _dealt(tensors, rank, num)}
+        self._local_plan = create_default_local_save_plan(mine, is_coordinator=True)
+        parts = {name: local_part(tensor).detach() for name, tensor in mine.items()}
         self._parts = _copied(parts) if is_copied else parts
 
     def create_local_plan(self) -> SavePlan:
@@ -138,6 +149,33 @@ def read(folder: Path) -> dict[str, Tensor]:
     }
     read_into(folder, tensors)
     return tensors
+
+
+def _dealt(tensors: Mapping[str, Tensor], rank: int, num: int) -> list[str]:
+    """Names of those that fall to a process; all processes deal alike, about as many bytes each."""
+    mine, loads = [], [0] * num
+    by_size = sorted(tensors, key=lambda name: (-tensors[name].nbytes, name))
+    for position, name in enumerate(by_size):
+        tensor = tensors[name]
+        if isinstance(tensor, DTensor):
+            if _is_first_holder(tensor, position):
+                mine.append(name)
+            continue
+        owner = loads.index(min(loads))
+        loads[owner] += tensor.nbytes
+        if owner == rank:
+            mine.append(name)
+    return mine
+
+
+def _is_first_holder(tensor: DTensor, position: int) -> bool:
+    """Whether this process writes its part, of those that hold the same; they take turns."""
+    mesh = tensor.device_mesh
+    return all(
+        mesh.get_local_rank(dim) == position % mesh.size(dim)
+        for dim, placement in enumerate(tensor.placements)
+        if placement.is_replicate()
+    )
 
 
 def _copied(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:

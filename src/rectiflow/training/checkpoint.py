@@ -54,15 +54,18 @@ class Checkpoint:
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
 
-    def frozen(self, is_copied: bool = False) -> "Frozen":
+    def frozen(self, ranks: Ranks = ALONE, is_copied: bool = False) -> "Frozen":
         """It as it is now, ready to be written; with copies, also while training goes on."""
-        groups = {name: Snapshot(each, is_copied) for name, each in self.tensors.items()}
+        groups = {
+            name: Snapshot(each, is_copied, ranks.rank, ranks.num)
+            for name, each in self.tensors.items()
+        }
         return Frozen(self.step, groups, self.state)
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """A checkpoint that is ready to be written: this process's parts of its tensors."""
+    """A checkpoint that is ready to be written: what falls to this process of its tensors."""
 
     step: int
     groups: Mapping[str, Snapshot]
@@ -113,7 +116,7 @@ def _write(
     final: Path, checkpoint: Checkpoint | Frozen, clear: Callable[[], None], ranks: Ranks
 ) -> Path:
     """Write under a temporary name, publish, and then `clear` what it makes superfluous."""
-    frozen = checkpoint if isinstance(checkpoint, Frozen) else checkpoint.frozen()
+    frozen = checkpoint if isinstance(checkpoint, Frozen) else checkpoint.frozen(ranks)
     # The thread of the writer must not meet the loop's words.
     writers = dataclasses.replace(ranks, host_group=ranks.write_group)
     temporary = final.with_name(f".partial-{final.name}")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rectiflow.runs import Run
 from rectiflow.training.checkpoint import Checkpoint, Frozen
 from rectiflow.training.ranks import ALONE, Ranks
@@ -52,10 +54,13 @@ class CheckpointWriter:
         if not self._is_async:
             save(self._run, checkpoint, *args, self.ranks)
             return
-        frozen = checkpoint.frozen(is_copied=True)
+        frozen = checkpoint.frozen(self.ranks, is_copied=True)
         # A daemon: a process that ends by an error does not wait for others that are gone.
         self._thread = threading.Thread(
-            target=self._work, args=(save, frozen, args), name="checkpoint", daemon=True
+            target=self._work,
+            args=(save, frozen, args, _current_gpu()),
+            name="checkpoint",
+            daemon=True,
         )
         self._thread.start()
 
@@ -73,8 +78,14 @@ class CheckpointWriter:
         if failure is not None:
             raise failure
 
-    def _work(self, save: Save, frozen: Frozen, args: tuple[Any, ...]) -> None:
+    def _work(self, save: Save, frozen: Frozen, args: tuple[Any, ...], gpu: int | None) -> None:
+        if gpu is not None:  # else torch would open the first one in every process
+            torch.cuda.set_device(gpu)
         try:
             save(self._run, frozen, *args, self.ranks)
         except BaseException as error:
             self._failure = error
+
+
+def _current_gpu() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
