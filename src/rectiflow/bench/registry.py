@@ -50,6 +50,12 @@ def _measure_model(settings: BenchSettings) -> Mapping[str, Figure]:
     return measure_model(settings)
 
 
+def _measure_train(settings: BenchSettings) -> Mapping[str, Figure]:
+    from rectiflow.bench.train import measure_train
+
+    return measure_train(settings)
+
+
 def _measure_flow(settings: BenchSettings) -> Mapping[str, Figure]:
     from rectiflow.bench.flow import measure_flow
 
@@ -60,6 +66,12 @@ def _measure_loader(settings: BenchSettings) -> Mapping[str, Figure]:
     from rectiflow.bench.loader import measure_loader
 
     return measure_loader(settings)
+
+
+def _measure_muon(settings: BenchSettings) -> Mapping[str, Figure]:
+    from rectiflow.bench.muon import measure_muon
+
+    return measure_muon(settings)
 
 
 def _needs_memory(settings: BenchSettings) -> None:
@@ -165,6 +177,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         _measure_model,
         _needs_memory,
         takes=("depths", "precisions", "is_compiled", "device", "num_repeats"),
+    ),
+    "muon": Benchmark(
+        "our Muon against torch.optim.Muon, same matrices",
+        _measure_muon,
+        takes=("depths", "device", "num_repeats"),
+    ),
+    "train": Benchmark(
+        "our training step, lever by lever, against a loop around diffusers' network",
+        _measure_train,
+        _needs_memory,
+        takes=("depths", "sizes_px", "batch_size", "with_fp8", "device", "num_repeats"),
     ),
     "ceilings": Benchmark("what the checker accepts, rightly and wrongly", measure_ceilings),
 }
