@@ -20,8 +20,9 @@ LEVELS = {
     1: {"interop", "preparation", "training", "planning", "sampling"},
     2: {"finetuning", "evaluation"},
     3: {"jobs"},  # a recipe made ready and trained
-    4: {"scaling", "bench", "quickstart"},
-    5: {"apps", "cli"},
+    4: {"watching"},  # reads what runs leave
+    5: {"scaling", "bench", "quickstart"},
+    6: {"apps", "cli"},
 }
 LEVEL_OF = {name: level for level, names in LEVELS.items() for name in names}
 # Below every level; each lists the only modules of ours it may import.

@@ -25,6 +25,6 @@ def test_a_length_of_time_has_its_two_largest_units(seconds, text):
 
 
 def test_values_are_written_as_in_a_recipe():
-    assert [shown(v) for v in (True, None, 1234, 2e-3, (0.9, 0.99), "muon")] == [
-        *("true", "not set", "1,234", "0.002", "0.9, 0.99", "muon")
+    assert [shown(v) for v in (True, None, 1234, 2e-3, (0.9, 0.99), [], "muon")] == [
+        *("true", "not set", "1,234", "0.002", "0.9, 0.99", "none", "muon")
     ]

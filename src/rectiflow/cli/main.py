@@ -20,6 +20,7 @@ from rectiflow.cli import (
     model,
     plan,
     quickstart,
+    runs,
     sample,
     study,
     train,
@@ -35,7 +36,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (quickstart, train, sample, evaluate, data, model, plan, convert, bench, study, bundle):
+for verb in (
+    quickstart,
+    train,
+    sample,
+    evaluate,
+    data,
+    model,
+    plan,
+    runs,
+    convert,
+    bench,
+    study,
+    bundle,
+):
     verb.register(app)
 
 INTERRUPTED = 130

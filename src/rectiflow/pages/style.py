@@ -50,7 +50,11 @@ tbody:first-child tr:first-child > * { border-top: 0; }
 .control { color: var(--soft); }
 .strip td { padding: 4px 5px; } .strip th { white-space: nowrap; } .strip thead th { padding: 6px; }
 .strip tbody th { white-space: normal; min-width: 130px; font-weight: 400; }
-.numbers td { white-space: nowrap; } .block { margin: 0 0 14px; }
+.strip .caption img { height: auto; background: none; mix-blend-mode: multiply; }
+@media (prefers-color-scheme: dark) { .strip .caption img { filter: invert(1);
+  mix-blend-mode: screen; } }
+.numbers td { white-space: nowrap; } .runs :is(td, tbody th) { white-space: nowrap; }
+.block { margin: 0 0 14px; }
 .charts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .chart svg { width: 100%; height: auto; display: block; }
 .chart svg text { font-family: inherit !important; }

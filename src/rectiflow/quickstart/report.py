@@ -6,8 +6,9 @@ from typing import Any
 
 from rectiflow.pages.parts import figure, folded, grid, page, picture, section, table, tiles
 from rectiflow.pages.words import duration, shown
-from rectiflow.quickstart.charts import loss_chart, time_chart
 from rectiflow.quickstart.findings import Findings, Learning, ModelFindings
+from rectiflow.watching.charts import draw_loss, draw_times, inline_chart
+from rectiflow.watching.history import history_of
 
 TITLE = "Quickstart report"
 TASK_NAMES = {
@@ -163,9 +164,10 @@ def _verdict(model: ModelFindings, k: int) -> str:
 
 
 def _losses(findings: Findings) -> str:
+    history = history_of(findings.metrics)
     charts = "".join(
         f'<div class="chart">{chart}</div>'
-        for chart in (loss_chart(findings.metrics), time_chart(findings.metrics))
+        for chart in (inline_chart(draw_loss(history)), inline_chart(draw_times(history)))
     )
     note = (
         "Validation is measured on held-out scenes with fixed noise, at times t = 1/8 … 7/8, with "

@@ -86,12 +86,27 @@ def sheet_pictures(
     sheet: Image.Image, num: int, columns: int | None = None, gap_px: int = 4
 ) -> list[Image.Image]:
     """The pictures of a `contact_sheet` of `num` square ones, without their captions."""
+    side, _, corners = _cells(sheet, num, columns, gap_px)
+    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
+
+
+def sheet_captions(
+    sheet: Image.Image, num: int, columns: int | None = None, gap_px: int = 4
+) -> list[Image.Image]:
+    """What stands below the pictures of a `contact_sheet` of `num` square ones, as pictures."""
+    side, height, corners = _cells(sheet, num, columns, gap_px)
+    return [sheet.crop((x, y + side, x + side, y + height - gap_px)) for x, y in corners]
+
+
+def _cells(
+    sheet: Image.Image, num: int, columns: int | None, gap_px: int
+) -> tuple[int, int, list[tuple[int, int]]]:
+    """Side of a picture, height of a row with its gap, upper left corners."""
     columns = min(columns or math.ceil(math.sqrt(num)), num)
     width = (sheet.width - gap_px) // columns
     height = (sheet.height - gap_px) // math.ceil(num / columns)
-    side = width - gap_px
     corners = [(gap_px + i % columns * width, gap_px + i // columns * height) for i in range(num)]
-    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
+    return width - gap_px, height, corners
 
 
 @cache
