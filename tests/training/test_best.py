@@ -12,7 +12,8 @@ from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.best import BestKeeper, best, metrics_of
 from rectiflow.training.ema import Ema, copy_into, exponential, named_tensors
-from rectiflow.training.loop import Hooks, train
+from rectiflow.training.hooks import Hooks
+from rectiflow.training.loop import train
 from rectiflow.training.optim import Optimizers
 from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.state import TrainState
@@ -136,3 +137,31 @@ def test_a_run_that_diverges_leaves_a_note_and_a_repaired_one_removes_it(tmp_pat
     train(objective, TinySource(), settings, run, seed=3, hooks=hooks)
     assert run.diverged() is None
     assert run.result()["status"] == "finished"
+
+
+def test_what_a_kill_left_beside_the_best_goes_when_the_run_goes_on(tmp_path):
+    state, writer = made_up_state(tmp_path), CheckpointWriter(Run(tmp_path), is_async=False)
+    for step, loss in ((4, 1.0), (8, 0.5)):
+        state.step = step
+        BestKeeper(state.run, step, writer).offer(state, {"val_loss_ema": loss})
+        (folder,) = checkpoints.list_best(state.run)
+        folder.rename(tmp_path / folder.name)
+    for name in ("best-00000004", "best-00000008"):
+        (tmp_path / name).rename(state.run.checkpoints / name)
+    keeper = BestKeeper(state.run, 8, writer)
+    assert [folder.name for folder in checkpoints.list_best(state.run)] == ["best-00000008"]
+    keeper.offer(state, {"val_loss_ema": 0.7})
+    assert best(state.run).step == 8
+
+
+def test_a_damaged_best_is_set_aside_and_the_run_goes_on(tmp_path, caplog):
+    state, writer = made_up_state(tmp_path), CheckpointWriter(Run(tmp_path), is_async=False)
+    state.step = 4
+    BestKeeper(state.run, 4, writer).offer(state, {"val_loss_ema": 0.5})
+    (damaged,) = checkpoints.list_best(state.run)
+    (damaged / "state.json").write_text("{")
+    state.step = 8
+    BestKeeper(state.run, 8, writer).offer(state, {"val_loss_ema": 0.9})
+    assert str(damaged / "state.json") in caplog.text
+    assert "set aside as" in caplog.text
+    assert best(state.run).step == 8

@@ -10,7 +10,8 @@ from rectiflow import checkpoints, tensor_folder
 from rectiflow.errors import DataError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
-from rectiflow.training.loop import Hooks, train
+from rectiflow.training.hooks import Hooks
+from rectiflow.training.loop import train
 from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.validation import FlowValidation
 from tests.training.test_restart import Killed, assert_same_run, killing_at

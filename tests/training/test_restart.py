@@ -191,8 +191,13 @@ def test_what_a_kill_leaves_half_written_is_not_a_checkpoint(tmp_path):
     tiny_train(tmp_path, tiny_settings(num_steps=5))
     (run.checkpoints / ".partial-step-00000009").mkdir()
     (run.checkpoints / ".old-step-00000001").mkdir()
+    (tmp_path / ".result.json.17.partial").touch()
+    (tmp_path / ".export.17.partial").mkdir()
+    (run.samples).mkdir()
+    (run.samples / ".step-00000005.png.17.partial").touch()
     assert checkpoints.newest(run).name == "step-00000005"
-    checkpoint.remove_leftovers(run)
+    checkpoint.tidy(run, tiny_settings())
+    assert not [path for path in tmp_path.rglob(".*")]
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
 
 

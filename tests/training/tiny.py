@@ -20,7 +20,8 @@ from rectiflow.data.order import Order
 from rectiflow.flow.formulations import formulation
 from rectiflow.nn.mmdit import MMDiT, MMDiTConfig
 from rectiflow.runs import Run
-from rectiflow.training.loop import Hooks, train
+from rectiflow.training.hooks import Hooks
+from rectiflow.training.loop import train
 from rectiflow.training.objectives.flow import FlowObjective
 from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.validation import FlowValidation

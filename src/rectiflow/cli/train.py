@@ -1,5 +1,6 @@
 """`rectiflow train`: train what a recipe describes, or go on where it stopped."""
 
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,22 +40,28 @@ def train(
 ) -> None:
     """Train the model that a recipe describes.
 
-    The same command resumes a run that stopped. Ctrl-C and SIGTERM stop with a checkpoint.
+    The same command resumes a run that stopped. Ctrl-C and SIGTERM stop with a checkpoint. On
+    several GPUs: torchrun --nproc-per-node 8 -m rectiflow train RECIPE --run RUN
     """
     from rectiflow.jobs import run_training
 
     folder = run or Path("runs") / Path(recipe).stem
     with Progress() as progress:
         result = run_training(recipe, settings or [], folder, dry_run, progress)
-    if as_json or dry_run:
-        say_json(result)
-    else:
-        say(f"{folder}: {result['message']}")
-        for name, value in result.items():
-            if isinstance(value, float):
-                say(f"  {name:<24} {value:.5g}")
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts
+        _tell(folder, result, as_json or dry_run)
     if not dry_run and (code := exit_code(result)):
         raise typer.Exit(code)
+
+
+def _tell(folder: Path, result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        say_json(result)
+        return
+    say(f"{folder}: {result['message']}")
+    for name, value in result.items():
+        if isinstance(value, float):
+            say(f"  {name:<24} {value:.5g}")
 
 
 def exit_code(result: Mapping[str, Any]) -> int:

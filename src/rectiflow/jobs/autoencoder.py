@@ -12,11 +12,12 @@ from rectiflow.data.draws import Draws
 from rectiflow.data.picture_source import PictureSource
 from rectiflow.encoders.autoencoder import Autoencoder, measure_latent_statistics
 from rectiflow.jobs.grids import ReconstructionGrid
-from rectiflow.jobs.job import Job, Progress
+from rectiflow.jobs.job import Job
 from rectiflow.jobs.records import claim_data, data_identity, picture_sources
 from rectiflow.runs import Run, replacing_folder
-from rectiflow.training.loop import Hooks
+from rectiflow.training.hooks import Hooks
 from rectiflow.training.objectives.autoencoder import AutoencoderObjective
+from rectiflow.training.ranks import Ranks
 from rectiflow.training.recipe import AutoencoderRecipe
 from rectiflow.training.validation import HeldOutValidation
 
@@ -25,13 +26,13 @@ SHOWN_PICTURES = 16  # on the sheet of reconstructions, as far as so many are he
 _CHUNK = 64
 
 
-def autoencoder_job(recipe: AutoencoderRecipe, run: Run, progress: Progress) -> Job:
+def autoencoder_job(recipe: AutoencoderRecipe, run: Run, ranks: Ranks) -> Job:
     """An autoencoder on pictures; its export is RUN/export/vae, normalised."""
     training, held_out = picture_sources(recipe.data, recipe.seed)
-    claim_data(run, data_identity(recipe.data))
+    ranks.once(lambda: claim_data(run, data_identity(recipe.data)))
     model = Autoencoder.new(recipe.model, seed=recipe.seed)
     objective = AutoencoderObjective(model, recipe.objective)
-    validate = HeldOutValidation(objective, held_out, recipe.seed)
+    validate = HeldOutValidation(objective, held_out, recipe.seed, ranks=ranks)
     shown = torch.cat(list(_images(held_out, SHOWN_PICTURES)))
     hooks = Hooks(validate=validate, observers=(ReconstructionGrid(model, shown),))
 

@@ -10,11 +10,12 @@ from rectiflow.encoders.calibration import normalise_states
 from rectiflow.encoders.image import ImageEncoder
 from rectiflow.encoders.pretraining import EncodersInTraining
 from rectiflow.encoders.text import TextEncoders
-from rectiflow.jobs.job import Job, Progress
+from rectiflow.jobs.job import Job
 from rectiflow.jobs.records import claim_data, data_identity, picture_sources
 from rectiflow.runs import Run, replacing_folder
-from rectiflow.training.loop import Hooks
+from rectiflow.training.hooks import Hooks
 from rectiflow.training.objectives.encoders import EncodersObjective
+from rectiflow.training.ranks import Ranks
 from rectiflow.training.recipe import EncodersRecipe
 from rectiflow.training.settings.data import PictureData, ScenesData
 from rectiflow.training.validation import HeldOutValidation
@@ -22,12 +23,17 @@ from rectiflow.training.validation import HeldOutValidation
 CORPUS_SCENES = 20_000  # captions of so many scenes make the vocabulary and the context lengths
 
 
-def encoders_job(recipe: EncodersRecipe, run: Run, progress: Progress) -> Job:
+def encoders_job(recipe: EncodersRecipe, run: Run, ranks: Ranks) -> Job:
     """Text encoders on captions and pictures; RUN/export gets six folders and `image_encoder`."""
     if recipe.training.num_microbatches != 1:
         raise ValueError(
             "training.num_microbatches must be 1 for encoders, whose loss compares the samples of "
             f"a batch, got {recipe.training.num_microbatches}"
+        )
+    if not ranks.is_alone:
+        raise ValueError(
+            "encoders must be trained in one process: their loss compares the samples of a batch; "
+            f"torchrun started {ranks.num}"
         )
     training, held_out = picture_sources(recipe.data, recipe.seed)
     claim_data(run, data_identity(recipe.data))

@@ -33,8 +33,9 @@ from rectiflow.sealing import seal, sha256
 from rectiflow.training.attention_observer import AttentionObserver
 from rectiflow.training.ema import named_tensors
 from rectiflow.training.evaluation import Observer
-from rectiflow.training.loop import Hooks
+from rectiflow.training.hooks import Hooks
 from rectiflow.training.objectives.flow import FlowObjective
+from rectiflow.training.ranks import Ranks
 from rectiflow.training.recipe import FlowRecipe
 from rectiflow.training.settings.data import FolderData, PictureData, ScenesData, StoreData
 from rectiflow.training.validation import FlowValidation
@@ -42,7 +43,7 @@ from rectiflow.training.validation import FlowValidation
 _log = logging.getLogger(__name__)
 
 
-def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
+def flow_job(recipe: FlowRecipe, run: Run, progress: Progress, ranks: Ranks) -> Job:
     """A network on latents and text states, both encoded once into `<runs>/stores`."""
     drawing_options(recipe)  # its mistakes are told before anything is encoded
     section = dataclasses.asdict(recipe.encoders)
@@ -51,13 +52,14 @@ def flow_job(recipe: FlowRecipe, run: Run, progress: Progress) -> Job:
     objective = FlowObjective(
         network, formulation(recipe.objective.formulation), recipe.objective.text_dropout
     )
-    prepared, facts = _prepare(recipe, run, autoencoder, text, progress)
+    prepared, facts = _prepare(recipe, run, autoencoder, text, progress, ranks)
     training, held_out = _sources(recipe, prepared)
     grid = PictureGrid(network, autoencoder, text, recipe, grid_prompts(recipe, prepared))
     observers: list[Observer] = [grid]
     if num := recipe.training.attention_blocks:
         observers.append(AttentionObserver(objective, held_out, recipe.seed, num))
-    hooks = Hooks(validate=FlowValidation(objective, held_out, recipe.seed), observers=observers)
+    validate = FlowValidation(objective, held_out, recipe.seed, ranks=ranks)
+    hooks = Hooks(validate=validate, observers=observers)
 
     def finish(run: Run) -> Mapping[str, Any]:
         export(network, recipe.model.kind, section, run, run.export)
@@ -87,11 +89,25 @@ def _prepare(
     autoencoder: Autoencoder,
     text: TextEncoders,
     progress: Progress,
+    ranks: Ranks,
 ) -> tuple[Prepared, Mapping[str, Any]]:
     data = recipe.data
     device = resolve_device(recipe.training.device)
     encoders = Encoders(autoencoder.to(device), text.to(device), device)
-    claim_data(run, json_hash([data_identity(data), dataclasses.asdict(encoders.stamp())]))
+    stamp = dataclasses.asdict(encoders.stamp())
+    ranks.once(lambda: claim_data(run, json_hash([data_identity(data), stamp])))
+    with ranks.leading():
+        return _encode(recipe, run, encoders, autoencoder, progress)
+
+
+def _encode(
+    recipe: FlowRecipe,
+    run: Run,
+    encoders: Encoders,
+    autoencoder: Autoencoder,
+    progress: Progress,
+) -> tuple[Prepared, Mapping[str, Any]]:
+    data = recipe.data
 
     def report(done: int, total: int) -> None:
         progress("encoding", done, total, {})
@@ -111,7 +127,7 @@ def _prepare(
         )
         return prepared, {"store": folder.name}
     decibels = reconstruction_psnr(
-        FolderRecords(data.path, data.size_px), autoencoder, device=device
+        FolderRecords(data.path, data.size_px), autoencoder, device=encoders.device
     )
     _log.warning("the autoencoder keeps these pictures at %.1f dB (PSNR)", decibels)
     if warning := reconstruction_warning(decibels, data.path):

@@ -145,6 +145,8 @@ def _enlarged(picture: np.ndarray) -> Image.Image:
 
 
 def _write(sheet: Image.Image, state: TrainState) -> None:
+    if not state.ranks.is_first:
+        return
     state.run.samples.mkdir(exist_ok=True)
     save_png(sheet, state.run.sheet_path(state.step))
 

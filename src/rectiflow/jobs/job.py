@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rectiflow.runs import Run
-from rectiflow.training.loop import Hooks
+from rectiflow.training.hooks import Hooks
 from rectiflow.training.objectives.base import BatchSource, Objective
 
 Progress = Callable[[str, int, int | None, Mapping[str, Any]], None]

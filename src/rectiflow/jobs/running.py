@@ -1,6 +1,7 @@
 """Train a recipe: make it ready, run the loop, export the result."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 from rectiflow.checkpoints import load_group, newest
 from rectiflow.devices import keep_freed_memory, resolve_device
 from rectiflow.jobs.job import Job, Progress
+from rectiflow.jobs.spreading import spreading_of
 from rectiflow.runs import Run, write_json
 from rectiflow.sampling.bundle import packaged_bundles, packaged_names
 from rectiflow.sealing import MANIFEST, verify
 from rectiflow.training.ema import copy_into, named_tensors
-from rectiflow.training.loop import Result, train
+from rectiflow.training.hooks import Result
+from rectiflow.training.loop import train
+from rectiflow.training.parallel import is_split, joined, place_in
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.recipe import Recipe, load_recipe
 from rectiflow.training.resume import claim
 from rectiflow.training.settings.training import TrainingSettings
@@ -48,14 +53,27 @@ def run_training(
 
         return plan(recipe, folder)
     check_trackers(recipe.training.trackers)
-    run = Run(folder)
-    claim(run, recipe)
-    settings = _with_start(recipe, run)
-    job = _job(recipe, run, progress)
-    result = _train(job, settings, recipe.seed, run, progress)
+    device = resolve_device(recipe.training.device)
+    settings = spreading_of(recipe, device, place_in(os.environ).num)
+    with joined(settings, device) as ranks:
+        return _together(recipe, Run(folder), progress if ranks.is_first else _silent, ranks)
+
+
+def _together(recipe: Recipe, run: Run, progress: Progress, ranks: Ranks) -> Mapping[str, Any]:
+    ranks.once(lambda: claim(run, recipe))
+    settings = ranks.once(lambda: _with_start(recipe, run))
+    job = _job(recipe, run, progress, ranks)
+    result = _train(job, settings, recipe.seed, run, progress, ranks)
     if result.status == "finished":
-        _finish(job, run)
-    return _summary(result, run)
+        # What is split is exported from a model that is whole.
+        ranks.once(
+            lambda: _finish(_job(recipe, run, _silent, ALONE) if is_split(ranks) else job, run)
+        )
+    return ranks.once(lambda: _summary(result, run))
+
+
+def _silent(stage: str, done: int, total: int | None, facts: Mapping[str, Any]) -> None:
+    """Rank 0 tells of the progress, the others do not."""
 
 
 def _with_start(recipe: Recipe, run: Run) -> TrainingSettings:
@@ -80,29 +98,31 @@ def _with_start(recipe: Recipe, run: Run) -> TrainingSettings:
     return dataclasses.replace(settings, init_from=str(place))
 
 
-def _job(recipe: Recipe, run: Run, progress: Progress) -> Job:
+def _job(recipe: Recipe, run: Run, progress: Progress, ranks: Ranks) -> Job:
     """The job of a recipe's kind; each imports only the libraries that it needs."""
     if recipe.kind == "autoencoder":
         from rectiflow.jobs.autoencoder import autoencoder_job
 
-        return autoencoder_job(recipe, run, progress)
+        return autoencoder_job(recipe, run, ranks)
     if recipe.kind == "encoders":
         from rectiflow.jobs.encoders import encoders_job
 
-        return encoders_job(recipe, run, progress)
+        return encoders_job(recipe, run, ranks)
     from rectiflow.jobs.flow import flow_job
 
-    return flow_job(recipe, run, progress)
+    return flow_job(recipe, run, progress, ranks)
 
 
-def _train(job: Job, settings: TrainingSettings, seed: int, run: Run, progress: Progress) -> Result:
+def _train(
+    job: Job, settings: TrainingSettings, seed: int, run: Run, progress: Progress, ranks: Ranks
+) -> Result:
     def on_step(step: int, num_steps: int | None, metrics: Mapping[str, Any]) -> None:
         shown = ("loss", "val_loss_ema", "samples_per_second")
         progress("training", step, num_steps, {k: metrics[k] for k in shown if k in metrics})
 
     if resolve_device(settings.device).type == "cpu":
         keep_freed_memory()
-    hooks = dataclasses.replace(job.hooks, on_progress=on_step)
+    hooks = dataclasses.replace(job.hooks, on_progress=on_step, facts=job.facts)
     return train(
         job.objective,
         job.source,
@@ -110,7 +130,7 @@ def _train(job: Job, settings: TrainingSettings, seed: int, run: Run, progress: 
         run,
         seed=seed,
         hooks=hooks,
-        facts=job.facts,
+        ranks=ranks,
     )
 
 

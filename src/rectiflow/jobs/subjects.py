@@ -49,6 +49,11 @@ def _recipe_subject(name: str, assignments: Sequence[str]) -> Subject:
     recipe = load_recipe(name, assignments)
     if not isinstance(recipe, FlowRecipe):
         raise ValueError(f"a plan is made for a flow, got a recipe of kind {recipe.kind}")
+    return recipe_subject(recipe)
+
+
+def recipe_subject(recipe: FlowRecipe) -> Subject:
+    """The network and data of a flow's recipe."""
     autoencoder, text = load_encoders(dataclasses.asdict(recipe.encoders))
     shape: Any = shape_of(recipe, autoencoder, text)
     side = recipe.data.size_px // autoencoder.factor

@@ -1,14 +1,18 @@
 """Keeps the weights of the step whose average has the least validation loss."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from rectiflow.checkpoints import list_best, read_state
+from rectiflow.checkpoints import list_best, verify
+from rectiflow.errors import DataError
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
 from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.state import TrainState
 from rectiflow.training.writer import CheckpointWriter
+
+_log = logging.getLogger(__name__)
 
 LOSS = "val_loss_ema"
 METRICS = "metrics"
@@ -27,12 +31,8 @@ class BestKeeper:
     """
 
     def __init__(self, run: Run, step: int, writer: CheckpointWriter) -> None:
-        losses: list[float] = []
-        if writer.ranks.is_first:
-            if step == 0:
-                checkpoint.remove_best(run)
-            losses = [read_state(folder)[METRICS][LOSS] for folder in list_best(run)]
-        self._writer, self._least = writer, writer.ranks.first(min(losses, default=float("inf")))
+        least = _least_kept(run, step) if writer.ranks.is_first else float("inf")
+        self._writer, self._least = writer, writer.ranks.first(least)
 
     def offer(self, state: TrainState, metrics: Mapping[str, Any]) -> None:
         """Keep the present weights if their average is better than all before.
@@ -47,6 +47,21 @@ class BestKeeper:
             kept = Checkpoint(state.step, tensors, {METRICS: metrics})
             self._writer.write(checkpoint.save_best, kept)
             self._least = metrics[LOSS]
+
+
+def _least_kept(run: Run, step: int) -> float:
+    """The least loss of what is kept; leaves that one alone, and none at step 0."""
+    if step == 0:
+        checkpoint.remove_best(run)
+    losses = {}
+    for folder in list_best(run):
+        try:
+            losses[folder] = verify(folder)[METRICS][LOSS]
+        except DataError as error:
+            _log.warning("%s; set aside as %s", error, checkpoint.set_aside(folder))
+    kept = min(losses, key=losses.__getitem__, default=None)
+    checkpoint.remove_best(run, but=kept)  # a kill left it between writing and removing
+    return float("inf") if kept is None else losses[kept]
 
 
 def best(run: Run) -> Checkpoint | None:

@@ -34,6 +34,7 @@ from rectiflow.training.ema import refuse_misfit
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.retention import outdated, thinned_out
 from rectiflow.training.settings.sections import RetainSettings
+from rectiflow.training.settings.training import TrainingSettings
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,13 +92,7 @@ def save(
 def save_best(run: Run, checkpoint: Checkpoint | Frozen, ranks: Ranks = ALONE) -> Path:
     """Write the best checkpoint so far as `save` does, then remove those that were it before."""
     final = run.checkpoints / f"best-{checkpoint.step:08d}"
-
-    def clear() -> None:
-        for other in list_best(run):
-            if other != final:
-                _remove(other)
-
-    return _write(final, checkpoint, clear, ranks)
+    return _write(final, checkpoint, lambda: remove_best(run, but=final), ranks)
 
 
 def save_averages(
@@ -190,7 +185,7 @@ def newest_whole(run: Run, ranks: Ranks = ALONE) -> Path | None:
             continue
         if ranks.is_first:
             for each, why in damaged:
-                _log.warning("%s; set aside as %s, going on from %s", why, _set_aside(each), folder)
+                _log.warning("%s; set aside as %s, going on from %s", why, set_aside(each), folder)
         return folder
     if damaged:
         raise DataError(
@@ -209,7 +204,7 @@ def _damage(folder: Path, ranks: Ranks) -> str | None:
     return next((told for told in ranks.gather(why) if told), None)
 
 
-def _set_aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
     """Hide a damaged checkpoint; one that was set aside before makes room for it."""
     for before in folder.parent.glob(".damaged-*"):
         shutil.rmtree(before)
@@ -264,10 +259,11 @@ def names_in(folder: Path, group: str) -> list[str]:
     return list(tensor_folder.entries(folder / group))
 
 
-def remove_best(run: Run) -> None:
-    """Delete the checkpoint of least validation loss, if there is one."""
+def remove_best(run: Run, but: Path | None = None) -> None:
+    """Delete the checkpoints that are or were of least validation loss, `but` one."""
     for folder in list_best(run):
-        _remove(folder)
+        if folder != but:
+            _remove(folder)
 
 
 def remove_averages_after(run: Run, step: int) -> None:
@@ -277,9 +273,19 @@ def remove_averages_after(run: Run, step: int) -> None:
             _remove(folder)
 
 
-def remove_leftovers(run: Run) -> None:
-    """Delete what a killed process left half written or half deleted."""
+def tidy(run: Run, settings: TrainingSettings) -> None:
+    """Delete what a killed process left half written, half deleted or not yet deleted."""
     _remove_leftovers(run.checkpoints)
+    for half in (*run.folder.glob(".*.partial"), *run.samples.glob(".*.partial")):
+        if half.is_dir():  # an export
+            shutil.rmtree(half)
+        else:
+            half.unlink(missing_ok=True)
+    every_steps, retain = settings.averages.snapshot_every_steps, settings.retain
+    _remove_steps(list_checkpoints(run), lambda steps: outdated(steps, retain))
+    _remove_steps(
+        list_averages(run), lambda steps: thinned_out(steps, every_steps, retain.num_averages)
+    )
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-import torch.distributed as dist
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 BEATS_PER_TIMEOUT = 10
 SILENT_BEATS = 3
@@ -32,7 +32,7 @@ class Heartbeat:
         timeout_seconds: A process that is silent for so long is dead.
     """
 
-    def __init__(self, store: dist.Store, rank: int, num: int, timeout_seconds: float) -> None:
+    def __init__(self, store: Store, rank: int, num: int, timeout_seconds: float) -> None:
         self._store, self._rank, self._num = store, rank, num
         self._timeout = timeout_seconds
         self._interval = min(5.0, timeout_seconds / BEATS_PER_TIMEOUT)

@@ -8,11 +8,10 @@ import dataclasses
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -24,58 +23,25 @@ from rectiflow.training import checkpoint
 from rectiflow.training.averages import keep_averages
 from rectiflow.training.batches import Batches
 from rectiflow.training.best import BestKeeper
-from rectiflow.training.evaluation import Evaluation, GivenUpError, Observer, Validate
+from rectiflow.training.evaluation import Evaluation, GivenUpError
+from rectiflow.training.hooks import Hooks, Result, Status
 from rectiflow.training.metrics import MetricsLog
 from rectiflow.training.objectives.base import BatchSource, Objective
+from rectiflow.training.parallel import check_batch
+from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.retention import remove_sheets
 from rectiflow.training.roll_backs import RollBack, add_roll_back, read_roll_backs
 from rectiflow.training.schedule import rate_factor, steps_in
 from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
 from rectiflow.training.signals import StopRequest
 from rectiflow.training.starting import explaining_the_disk, starting_state
-from rectiflow.training.stepping import Stepper
+from rectiflow.training.stepping import Stepper, Word
 from rectiflow.training.writer import CheckpointWriter
 
 _log = logging.getLogger(__name__)
 
 CLOCK_GUARD = 1.5
 """A run given in minutes stops, with a checkpoint, at this multiple of them."""
-
-Progress = Callable[[int, int | None, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a call of `train` ended.
-
-    Args:
-        status: `finished`; `interrupted` by a signal; `out_of_time` by the clock's guard.
-        step: Finished steps.
-        num_steps: Steps of the whole run, None if they are not known yet.
-        metrics: Last value of every metric logged in the run.
-        message: One line for the user.
-    """
-
-    status: Literal["finished", "interrupted", "out_of_time"]
-    step: int
-    num_steps: int | None
-    metrics: Mapping[str, Any]
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
-    """What the caller adds to the loop.
-
-    Args:
-        validate: Metrics of a model on held-out data, called for the weights and for their average.
-        observers: Called at the cadence of picture grids; what they return is logged.
-        on_progress: Called after every step with (step, num_steps or None, metrics).
-    """
-
-    validate: Validate | None = None
-    observers: Sequence[Observer] = ()
-    on_progress: Progress | None = None
 
 
 def train(
@@ -86,9 +52,12 @@ def train(
     *,
     seed: int,
     hooks: Hooks | None = None,
-    facts: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train `objective` until its last step, a signal or the clock's guard; resume if begun.
+
+    All processes of a job call it alike. Rank 0 alone writes what is not a checkpoint, and its
+    clock counts.
 
     Args:
         objective: Model and loss; the model is moved to the device and trained in place.
@@ -96,20 +65,21 @@ def train(
         settings: The `training` section of the recipe.
         run: Its folder; `resume.claim` has checked that it is this recipe's.
         seed: Seed of all draws.
-        hooks: Validation, observers and progress.
-        facts: Further entries of result.json.
+        hooks: Validation, observers, progress and facts.
+        ranks: The processes of the job.
 
     Raises:
+        ValueError: If a microbatch has not one sample for each process.
         DivergenceError: On a loss or gradient that is inf or nan, or a spike, unless the run rolls
             back; its diverged.json tells it.
         DataError: If every checkpoint is damaged.
         DiskFullError: If the disk is full; earlier checkpoints are intact.
         PermissionError: If the run's folder cannot be written; the same holds.
     """
+    check_batch(settings, ranks)
     with explaining_the_disk(run):
-        return _Loop(objective, source, settings, run.create(), seed, hooks or Hooks()).run(
-            facts or {}
-        )
+        loop = _Loop(objective, source, settings, run.create(), seed, hooks or Hooks(), ranks)
+        return loop.run()
 
 
 class _Loop:
@@ -121,23 +91,25 @@ class _Loop:
         run: Run,
         seed: int,
         hooks: Hooks,
+        ranks: Ranks,
     ) -> None:
-        self.settings, self.folder, self.hooks = settings, run, hooks
-        self.stepper = Stepper(objective, settings)
-        self.state = starting_state(objective, settings, run, self.stepper)
+        self.settings, self.folder, self.hooks, self.ranks = settings, run, hooks, ranks
+        self.stepper = Stepper(objective, settings, ranks, self._word)
+        self.state = starting_state(objective, settings, run, self.stepper, ranks)
         if self.state.step == 0:  # of an attempt that left no checkpoint
-            run.roll_backs_path.unlink(missing_ok=True)
+            ranks.once(lambda: run.roll_backs_path.unlink(missing_ok=True))
         self.batches = Batches(
             source,
             seed,
             settings.batch_size,
             settings.num_microbatches,
             settings.num_workers,
-            read_roll_backs(run),
+            ranks.once(lambda: read_roll_backs(run)),
+            ranks,
             is_pinned=self.stepper.device.type == "cuda",
         )
         self.num_steps = settings.num_steps
-        if settings.minutes is not None and (pace := run.pace()) is not None:
+        if settings.minutes is not None and (pace := ranks.once(run.pace)) is not None:
             self.num_steps = int(pace["num_steps"])
         self.latest: dict[str, Any] = {}
         self._pace_seconds: list[float] = []
@@ -145,32 +117,55 @@ class _Loop:
         self._saved_step = self._step_at_hand = self.state.step
         self.stop_request = StopRequest()
         self.evaluation = Evaluation(self.stepper, self.state, self.stop_request)
-        self.writer = CheckpointWriter(run, is_async=settings.async_checkpoints)
+        self.writer = CheckpointWriter(run, ranks, settings.async_checkpoints)
         keeps_best = settings.retain.best
         self.best = BestKeeper(run, self.state.step, self.writer) if keeps_best else None
 
-    def run(self, facts: Mapping[str, Any]) -> Result:
-        if self._is_finished() and self.folder.result_path.exists():
-            self._recall_metrics()
+    def run(self) -> Result:
+        self.ranks.once(self._clear)
+        if self._is_finished() and self.ranks.once(self.folder.result_path.exists):
+            self.latest = self.ranks.once(self._recalled)
             return self._result("finished", f"{self.folder.folder} is finished")
-        checkpoint.remove_leftovers(self.folder)
-        self.folder.diverged_path.unlink(missing_ok=True)
-        with self._in_place(), self._noting_divergence(), self.stop_request as stop, self.writer:
+        with self._in_place(), self._noting_divergence(), self.stop_request, self.writer:
             while self.state.owes_line or not self._is_finished():
                 try:
                     self._advance()
                 except DivergenceError as error:
                     self._roll_back(error)
-                if stop.name:
-                    return self._stop("interrupted", f"stopped by {stop.name}")
-                if self._is_late():
+                word = self._agreed()
+                if word.stop:
+                    return self._stop("interrupted", f"stopped by {word.stop}")
+                if word.is_late and not self._is_finished():
                     minutes = self.settings.minutes
                     return self._stop(
                         "out_of_time", f"stopped by the clock at {CLOCK_GUARD} x {minutes} minutes"
                     )
             self._save()
-        write_json(self.folder.result_path, self._report(facts))
+        self.ranks.once(lambda: write_json(self.folder.result_path, self._report()))
         return self._result("finished", f"finished {self.state.step} steps in {self.folder.folder}")
+
+    def _clear(self) -> None:
+        checkpoint.tidy(self.folder, self.settings)
+        self.folder.diverged_path.unlink(missing_ok=True)
+
+    def _word(self) -> Word:
+        now = time.monotonic()
+        minutes, every = self.settings.minutes, self.settings.checkpoint_every_minutes * 60
+        # This process alone counts, so that the same command can go on.
+        is_late = minutes is not None and now - self._started > CLOCK_GUARD * minutes * 60
+        is_due = every > 0 and now - self._last_checkpoint >= every
+        return Word(self.stop_request.name, is_late, is_due)
+
+    def _agreed(self) -> Word:
+        """What all say, told at the last step or, where none was taken, now; rank 0 has the clock.
+
+        A process that is alone looks at its clock now in any case.
+        """
+        heard = self.stepper.heard
+        if not heard or self.state.owes_line:
+            heard = self.ranks.gather(self._word())
+        stop = next((word.stop for word in heard if word.stop), None)
+        return dataclasses.replace(heard[0], stop=stop)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
@@ -183,27 +178,31 @@ class _Loop:
     def _take_place(self) -> None:
         """Be where the state is: what is written of later steps is cut off, to be made again."""
         step = self.state.step
-        checkpoint.remove_averages_after(self.folder, step)
+        self.ranks.once(lambda: checkpoint.remove_averages_after(self.folder, step))
         logged = step - 1 if self.state.owes_line else step
-        self.log = MetricsLog(self.folder, logged, self.settings.trackers)
-        self._recall_metrics()
+        is_first, trackers = self.ranks.is_first, self.settings.trackers
+        self.log = MetricsLog(self.folder, logged, trackers) if is_first else None
+        self.latest = self.ranks.once(self._recalled)
         self._feed = self.batches.after(step)
 
     def _leave_place(self) -> None:
         self._feed.close()
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
 
     def _roll_back(self, error: DivergenceError) -> None:
         """Go on from the newest checkpoint with other samples, or raise `error` on."""
         newest = self._newest_if_allowed(error)
         failed, step = self._step_at_hand, step_of(newest)
-        self.log.sync()
+        self._sync_log()
         self._leave_place()
-        add_roll_back(self.folder, RollBack(failed, step, str(error)))
+        taken = RollBack(failed, step, str(error))
+        self.ranks.once(lambda: add_roll_back(self.folder, taken))
         _log.warning("%s; rolled back to the checkpoint of step %d", error, step)
         self.state.optimizers.zero_grad()
-        self.state.restore(newest)
-        self.batches = dataclasses.replace(self.batches, roll_backs=read_roll_backs(self.folder))
+        self.state.restore(newest, self.ranks)
+        roll_backs = self.ranks.once(lambda: read_roll_backs(self.folder))
+        self.batches = dataclasses.replace(self.batches, roll_backs=roll_backs)
         self._saved_step = step
         self._pace_seconds.clear()
         self._take_place()
@@ -218,16 +217,17 @@ class _Loop:
                 f"allows {guard.max_roll_backs}"
             ) from error
         self.writer.finish()
-        newest = checkpoint.newest_whole(self.folder)
+        newest = checkpoint.newest_whole(self.folder, self.ranks)
         if newest is None:
             raise type(error)(f"{error}; there is no checkpoint to roll back to") from error
         return newest
 
-    def _recall_metrics(self) -> None:
-        """Take up what earlier processes logged: the result does not tell where one stopped."""
-        self.latest = {}
+    def _recalled(self) -> dict[str, Any]:
+        """What earlier processes logged: the result does not tell where one stopped."""
+        latest: dict[str, Any] = {}
         for row in self.folder.metrics():
-            self.latest |= {name: value for name, value in row.items() if name != "step"}
+            latest |= {name: value for name, value in row.items() if name != "step"}
+        return latest
 
     def _advance(self) -> None:
         if self.state.owes_line:
@@ -251,7 +251,7 @@ class _Loop:
         now = time.monotonic()
         state.elapsed_seconds += now - self._last_tick
         self._last_tick = now
-        if self._checkpoint_is_due(now):
+        if self._checkpoint_is_due():
             self._save()
 
     def _settle_pace(self, seconds: float) -> None:
@@ -263,10 +263,10 @@ class _Loop:
             self._pace_seconds.append(seconds)
         if self.state.step == last:
             minutes = self.settings.minutes or 0.0
-            pace = sum(self._pace_seconds) / len(self._pace_seconds)
+            pace = self.ranks.first(sum(self._pace_seconds) / len(self._pace_seconds))
             self.num_steps = steps_in(minutes, pace)
             record = {"minutes": minutes, "step_seconds": pace, "num_steps": self.num_steps}
-            write_json(self.folder.pace_path, record)
+            self.ranks.once(lambda: write_json(self.folder.pace_path, record))
 
     def _keep_averages(self) -> None:
         settings = self.settings.averages
@@ -299,7 +299,8 @@ class _Loop:
             remove_sheets(self.folder, every_steps, retain.num_sheets)
         if line:
             line["elapsed_seconds"] = self.state.elapsed_seconds
-            self.log.write(self.state.step, line)
+            if self.log is not None:
+                self.log.write(self.state.step, line)
             self.latest |= line
         if self._due(self.settings.log_every_steps):
             self.state.meter.clear()
@@ -310,7 +311,8 @@ class _Loop:
             yield
         except DivergenceError as error:
             facts = {"step": self.state.step, "why": str(error)}
-            write_json(self.folder.diverged_path, facts)
+            if self.ranks.is_first:
+                write_json(self.folder.diverged_path, facts)
             raise
 
     def _due(self, every: int) -> bool:
@@ -319,31 +321,23 @@ class _Loop:
     def _is_finished(self) -> bool:
         return self.num_steps is not None and self.state.step >= self.num_steps
 
-    def _is_late(self) -> bool:
-        minutes = self.settings.minutes
-        if minutes is None or self._is_finished():
-            return False
-        # This process alone counts, so that the same command can go on.
-        return time.monotonic() - self._started > CLOCK_GUARD * minutes * 60
-
-    def _checkpoint_is_due(self, now: float) -> bool:
+    def _checkpoint_is_due(self) -> bool:
         if self._is_finished():
             return False  # the last one is written after the loop
-        minutes, steps = (
-            self.settings.checkpoint_every_minutes,
-            self.settings.checkpoint_every_steps,
-        )
-        by_clock = minutes > 0 and now - self._last_checkpoint >= minutes * 60
-        cadences = (steps, self.settings.retain.every_steps)
-        return by_clock or any(each > 0 and self.state.step % each == 0 for each in cadences)
+        every = self.settings.checkpoint_every_steps
+        return (every > 0 and self.state.step % every == 0) or self._agreed().is_checkpoint_due
+
+    def _sync_log(self) -> None:
+        if self.log is not None:
+            self.log.sync()
 
     def _save(self) -> None:
         if self.state.step > self._saved_step:
-            self.log.sync()
+            self._sync_log()
             self.writer.write(checkpoint.save, self.state.checkpoint(), self.settings.retain)
         self._saved_step, self._last_checkpoint = self.state.step, time.monotonic()
 
-    def _stop(self, status: Literal["interrupted", "out_of_time"], why: str) -> Result:
+    def _stop(self, status: Status, why: str) -> Result:
         self._save()
         message = (
             f"{why}: checkpoint of step {self.state.step} written to {self.folder.checkpoints}; "
@@ -351,12 +345,10 @@ class _Loop:
         )
         return self._result(status, message)
 
-    def _result(
-        self, status: Literal["finished", "interrupted", "out_of_time"], message: str
-    ) -> Result:
+    def _result(self, status: Status, message: str) -> Result:
         return Result(status, self.state.step, self.num_steps, self.latest, message)
 
-    def _report(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         taken = len(self.batches.roll_backs)
         return {
             "status": "finished",
@@ -370,5 +362,5 @@ class _Loop:
             "torch": torch.__version__,
             "machine": f"{processor()}, cores: {num_cores()}, {platform.system()}",
             **({"roll_backs": taken} if taken else {}),
-            **facts,
+            **self.hooks.facts,
         }

@@ -4,27 +4,37 @@ Everything is `torch.distributed`'s: DDP keeps the model whole in every process,
 (`fully_shard`) splits it, HSDP splits it within a group and keeps a copy for each group.
 """
 
+import inspect
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import (
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+    ProcessGroup,
+    Store,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from rectiflow.data.draws import Draws
-from rectiflow.errors import LostRankError
+from rectiflow.errors import DivergenceError, LostRankError
 from rectiflow.nn.regions import blocks_of
 from rectiflow.training.heartbeat import Heartbeat
 from rectiflow.training.objectives.base import Batch, Objective, Terms
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.settings.parallel import ParallelSettings
+from rectiflow.training.settings.training import TrainingSettings
 
 STUCK = timedelta(hours=1)
 """A process that beats but does not come to an exchange ends the job after so long."""
@@ -72,8 +82,8 @@ def joined(settings: ParallelSettings, device: torch.device) -> Iterator[Ranks]:
     layout = layout_of(settings, place)
     if device.type == "cuda":
         torch.cuda.set_device(place.local_rank)
-    store, _, _ = next(dist.rendezvous("env://", place.rank, place.num, timeout=STUCK))
-    beats = dist.PrefixStore("heartbeat", store.clone())
+    store, _, _ = next(rendezvous("env://", place.rank, place.num, timeout=STUCK))
+    beats = PrefixStore("heartbeat", cast("Any", store).clone())
     heartbeat = Heartbeat(beats, place.rank, place.num, settings.timeout_seconds)
     heartbeat.start()
     try:
@@ -85,6 +95,7 @@ def joined(settings: ParallelSettings, device: torch.device) -> Iterator[Ranks]:
             raise LostRankError(reason) from error
         raise
     else:
+        heartbeat.stop()  # before rank 0 may end, and its store with it
         dist.destroy_process_group()
     finally:
         heartbeat.stop()
@@ -92,15 +103,16 @@ def joined(settings: ParallelSettings, device: torch.device) -> Iterator[Ranks]:
 
 def _lost(error: BaseException, heartbeat: Heartbeat) -> str | None:
     """Which process is to blame, if it is another; else the others are told of this one."""
-    is_broken_exchange = isinstance(error, RuntimeError) and _tells_of_an_exchange(error)
-    reason = heartbeat.culprit() if is_broken_exchange else None
+    reason = heartbeat.culprit() if _is_of_an_exchange(error) else None
     if reason is None:
         heartbeat.tell(f"{heartbeat.my_name} ended: {type(error).__name__}: {error}")
     return reason
 
 
-def _tells_of_an_exchange(error: RuntimeError) -> bool:
+def _is_of_an_exchange(error: BaseException) -> bool:
     """Torch has no one class for a peer that is gone: gloo's are plain `RuntimeError`s."""
+    if not isinstance(error, RuntimeError) or isinstance(error, DivergenceError):
+        return False
     words = ("gloo", "connection", "nccl", "timed out", "peer", "store")
     return isinstance(error, dist.DistError) or any(w in str(error).lower() for w in words)
 
@@ -129,8 +141,18 @@ def layout_of(settings: ParallelSettings, place: Place) -> dict[str, int]:
     return {_REPLICATE: place.num // size, _SHARD: size}
 
 
+def check_batch(training: TrainingSettings, ranks: Ranks) -> None:
+    """Refuse a batch of which a process would get no sample."""
+    least = ranks.num * training.num_microbatches
+    if training.batch_size < least:
+        raise ValueError(
+            f"training.batch_size must be >= {least}, one sample for each of {ranks.num} processes "
+            f"and {training.num_microbatches} microbatches, got {training.batch_size}"
+        )
+
+
 def _ranks(
-    store: dist.Store,
+    store: Store,
     place: Place,
     device: torch.device,
     layout: Mapping[str, int],
@@ -139,7 +161,7 @@ def _ranks(
     is_cuda = device.type == "cuda"
     dist.init_process_group(
         "nccl" if is_cuda else "gloo",
-        store=dist.PrefixStore("job", store),
+        store=PrefixStore("job", store),
         rank=place.rank,
         world_size=place.num,
         timeout=STUCK,
@@ -153,10 +175,14 @@ def _ranks(
         num=place.num,
         local_rank=place.local_rank,
         mesh=mesh,
-        host_group=dist.new_group(backend="gloo", timeout=STUCK),
-        write_group=dist.new_group(backend="gloo", timeout=STUCK),
+        host_group=_host_group(),
+        write_group=_host_group(),
         reduce_precision=settings.reduce_precision,
     )
+
+
+def _host_group() -> ProcessGroup:
+    return cast("ProcessGroup", dist.new_group(backend="gloo", timeout=STUCK))
 
 
 def shard(model: nn.Module, ranks: Ranks) -> None:
@@ -171,6 +197,8 @@ def shard(model: nn.Module, ranks: Ranks) -> None:
         return
     assert ranks.mesh is not None
     dtype = torch.bfloat16 if ranks.reduce_precision == "bf16" else None
+    # Of a block that gives two parts of one sequence. Nobody writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(reduce_dtype=dtype, cast_forward_inputs=False)
     for module in (*blocks_of(model), model):
         # Also the rest of the model, or averages that take the weights' place would not be seen.
@@ -239,11 +267,14 @@ class _Loss(nn.Module):
 
 def _wrapped(objective: Objective, ranks: Ranks) -> DistributedDataParallel:
     assert ranks.mesh is not None
+    # Tables of constants are all the buffers there are. The setting was renamed in torch 2.13.
+    known = inspect.signature(DistributedDataParallel).parameters
+    syncing = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     wrapped = DistributedDataParallel(
         _Loss(objective),
         device_mesh=ranks.mesh,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **cast("Any", {syncing: False}),
     )
     if ranks.reduce_precision == "bf16":
         wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)

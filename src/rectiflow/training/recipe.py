@@ -12,6 +12,7 @@ from rectiflow.encoders.settings import AUTOENCODER_FACTOR, AutoencoderModel, En
 from rectiflow.nn.settings import AnyNetworkSettings, MMDiTSettings
 from rectiflow.training.settings.data import AnyData, EncodersSettings, PictureData
 from rectiflow.training.settings.objectives import AutoencoderLoss, EncodersLoss, FlowSettings
+from rectiflow.training.settings.parallel import ParallelSettings
 from rectiflow.training.settings.sampling import SamplingSettings
 from rectiflow.training.settings.training import TrainingSettings
 
@@ -32,6 +33,7 @@ class FlowRecipe:
         objective: The loss.
         training: The loop.
         sampling: How pictures are drawn from it.
+        parallel: How the run is spread over processes.
     """
 
     __pydantic_config__ = STRICT
@@ -45,6 +47,7 @@ class FlowRecipe:
     objective: FlowSettings = field(default_factory=FlowSettings)
     training: TrainingSettings
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
@@ -70,10 +73,12 @@ class AutoencoderRecipe:
     model: AutoencoderModel = field(default_factory=AutoencoderModel)
     objective: AutoencoderLoss = field(default_factory=AutoencoderLoss)
     training: TrainingSettings
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
         _check_no_network(self.training, self.data)
+        _check_whole(self.parallel)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,10 +94,12 @@ class EncodersRecipe:
     model: EncodersModel = field(default_factory=EncodersModel)
     objective: EncodersLoss = field(default_factory=EncodersLoss)
     training: TrainingSettings
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
 
     def __post_init__(self) -> None:
         _check_identity(self.name, self.seed)
         _check_no_network(self.training, self.data)
+        _check_whole(self.parallel)
 
 
 Recipe = FlowRecipe | AutoencoderRecipe | EncodersRecipe
@@ -149,6 +156,14 @@ def _check_identity(name: str, seed: int) -> None:
     # First weights come from torch's generator, which uses 32 bits of its seed.
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in [0, {2**32 - 1}], got {seed}")
+
+
+def _check_whole(parallel: ParallelSettings) -> None:
+    if parallel.kind in ("fsdp", "hsdp"):
+        raise ValueError(
+            "parallel.kind: fsdp and hsdp split the network of a flow; it must be auto, single or "
+            f"ddp here, got {parallel.kind}"
+        )
 
 
 def _check_no_network(training: TrainingSettings, data: PictureData) -> None:

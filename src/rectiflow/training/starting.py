@@ -14,6 +14,7 @@ from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.engine import prepare_network
 from rectiflow.training.objectives.base import Objective
 from rectiflow.training.optim import Optimizers
+from rectiflow.training.parallel import shard
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.resume import load_initial
 from rectiflow.training.settings.training import TrainingSettings
@@ -38,10 +39,12 @@ def starting_state(
     found = newest_whole(run, ranks)
     if found is None and settings.init_from is not None:
         load_initial(model, settings.init_from)
+    shard(model, ranks)
     optimizers = Optimizers(objective, settings, ranks)
     ema = Ema(model, exponential(settings.ema_decay))
     averages = further_averages(model, settings.averages)
-    state = TrainState(run, model, ema, optimizers, stepper.precision, averages=averages)
+    precision = stepper.precision
+    state = TrainState(run, model, ema, optimizers, precision, averages=averages, ranks=ranks)
     if found is not None:
         state.restore(found, ranks)
     return state

@@ -33,6 +33,7 @@ class TrainState:
         averages: The further averages of the weights, by the name of their group in a checkpoint.
         owes_line: Whether the line of metrics of `step`, if one is due, is still to be written.
         gradient_norms: Of the last steps, as far as `training.guard` looks for spikes.
+        ranks: The processes of the job: an observer is called in all, rank 0 alone writes.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class TrainState:
     averages: Mapping[str, Ema] = field(default_factory=dict)
     owes_line: bool = False
     gradient_norms: deque[float] = field(default_factory=lambda: deque(maxlen=SPIKE_WINDOW))
+    ranks: Ranks = ALONE
 
     def update_averages(self) -> None:
         """Move all averages towards the weights after the step that was finished last."""
