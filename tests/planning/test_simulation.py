@@ -3,11 +3,17 @@
 import pytest
 
 from rectiflow.planning import simulation
-from rectiflow.planning.collectives import across_seconds, all_reduce_seconds, gather_seconds
+from rectiflow.planning.collectives import (
+    across_seconds,
+    all_reduce_seconds,
+    exchange_seconds,
+    gather_seconds,
+)
 from rectiflow.planning.simulation import (
     OPTIMIZER_BYTES,
     TRAFFIC_PER_KEPT,
     Passes,
+    muon_exchange_seconds,
     optimizer_seconds,
     passes,
     simulate,
@@ -101,6 +107,34 @@ def test_hsdp_sums_within_the_node_then_its_shard_across():
     found = simulate(workload(), device, "hsdp", 8, 1, 1, efficiency=1.0).communicating
     inside = 2 * gather_seconds(200, 4, device) + gather_seconds(400, 4, device)
     assert found == pytest.approx(10 * (inside + across_seconds(100, 2, device)))
+
+
+def test_all_send_each_other_their_part():
+    assert exchange_seconds(1e9, 1, gpu()) == 0
+    inside = 8.4e-6 + 3.4e-6 + 3 * (1e9 / 16) / 0.8e9  # a sixteenth of all to each of three
+    assert exchange_seconds(1e9, 4, gpu()) == pytest.approx(inside, rel=1e-9)
+    between = 8.4e-6 + 14e-6 + 7 * (1e9 / 64) / 0.8e8
+    assert exchange_seconds(1e9, 8, gpu()) == pytest.approx(between, rel=1e-9)
+
+
+def test_muons_matrices_travel_to_their_owners_and_back_and_nothing_hides_it():
+    work, device = workload(muon_weights=6 * 10**8), gpu()
+    expected = {
+        "single": 0.0,
+        "ddp": gather_seconds(12e8, 8, device),
+        "fsdp": 2 * exchange_seconds(12e8, 8, device),
+        # Two nodes of four: each owns half of the matrices; its GPUs send their quarter across.
+        "hsdp": 2 * exchange_seconds(6e8, 4, device) + across_seconds(1.5e8, 2, device),
+    }
+    for strategy, seconds in expected.items():
+        num = 1 if strategy == "single" else 8
+        assert muon_exchange_seconds(work, device, strategy, num) == pytest.approx(seconds)
+        plain, muon = (
+            simulate(work, device, strategy, num, 1, 1, optimizer=each, efficiency=1.0)
+            for each in ("adamw", "muon")
+        )
+        assert muon.communicating - plain.communicating == pytest.approx(seconds)
+        assert muon.exposed - plain.exposed == pytest.approx(seconds)
 
 
 def test_one_gpu_exchanges_nothing():

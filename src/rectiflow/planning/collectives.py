@@ -59,6 +59,19 @@ def across_seconds(nbytes: float, nodes: int, gpu: Gpu) -> float:
     return START_SECONDS + hops + 2 * (nodes - 1) / nodes * nbytes / rate
 
 
+def exchange_seconds(nbytes: float, num: int, gpu: Gpu) -> float:
+    """Every one of `num` GPUs, which hold `nbytes` between them, sends each other its part.
+
+    An all-to-all; beyond a node all of it is taken to go through each GPU's own adapter.
+    """
+    if num == 1:
+        return 0.0
+    is_inside = num <= gpu.node_size
+    hop = NVLINK_HOP_SECONDS if is_inside else NETWORK_HOP_SECONDS
+    rate = LINK_SHARE * (gpu.link if is_inside else gpu.nic)
+    return START_SECONDS + hop + (num - 1) / num * nbytes / num / rate
+
+
 def _rate(nodes: int, gpu: Gpu) -> float:
     """Bytes per second through the narrowest place of a ring over whole nodes."""
     if nodes == 1:

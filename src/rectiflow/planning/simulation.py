@@ -9,7 +9,12 @@ kernels (a step of a few milliseconds takes longer), stragglers, input. Loads no
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from rectiflow.planning.collectives import across_seconds, all_reduce_seconds, gather_seconds
+from rectiflow.planning.collectives import (
+    across_seconds,
+    all_reduce_seconds,
+    exchange_seconds,
+    gather_seconds,
+)
 from rectiflow.planning.gpus import Gpu
 from rectiflow.planning.memory import (
     BF16_BYTES,
@@ -122,6 +127,22 @@ def optimizer_seconds(workload: "Workload", gpu: Gpu, shards: int, num: int, kin
     return seconds
 
 
+def muon_exchange_seconds(
+    workload: "Workload", gpu: Gpu, strategy: Strategy, num_gpus: int
+) -> float:
+    """Muon's matrices to their owners and their updates back, in bf16; computing waits for it."""
+    if strategy == "single":
+        return 0.0
+    nbytes = BF16_BYTES * workload.muon_weights
+    if strategy == "ddp":
+        return gather_seconds(nbytes, num_gpus, gpu)
+    shards = num_shards(strategy, num_gpus, gpu.node_size)
+    copies = num_gpus // shards
+    inside = 2 * exchange_seconds(nbytes / copies, shards, gpu)
+    # A gather sends half of what an all-reduce does.
+    return inside + across_seconds(nbytes / shards / 2, copies, gpu)
+
+
 def simulate(
     workload: "Workload",
     gpu: Gpu,
@@ -151,10 +172,11 @@ def simulate(
     spent = (num_microbatches - 1) * accumulating + last
     shards = num_shards(strategy, num_gpus, gpu.node_size)
     gathers = 2 * gather * num_microbatches
+    dealt = muon_exchange_seconds(workload, gpu, strategy, num_gpus) if optimizer == "muon" else 0.0
     return Step(
         computing=computing,
-        communicating=workload.num_blocks * (gathers + reduce),
-        exposed=spent - computing if strategy != "single" else 0.0,
+        communicating=workload.num_blocks * (gathers + reduce) + dealt,
+        exposed=spent - computing + dealt if strategy != "single" else 0.0,
         optimizer=optimizer_seconds(workload, gpu, shards, num_gpus, optimizer),
     )
 
