@@ -11,6 +11,7 @@ writes them.
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from rectiflow.sealing import own_checksum, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 STATE = "state.json"
 _NAME = re.compile(r"(step|best|averages)-(\d{8,})")
@@ -45,6 +48,35 @@ def list_averages(run: Run) -> list[Path]:
 def newest(run: Run) -> Path | None:
     """The last finished checkpoint, None if there is none."""
     return (list_checkpoints(run) or [None])[-1]
+
+
+def newest_intact(run: Run, group: str) -> Path | None:
+    """The last finished checkpoint with this group of tensors whole; None if there is none at all.
+
+    Damaged ones after it are told of in the log, and left as they are.
+
+    Args:
+        run: Its folder, which may be in training.
+        group: Such as "ema", the averaged weights.
+
+    Raises:
+        DataError: If this group is damaged in every checkpoint.
+        ValueError: If a checkpoint has no such group.
+    """
+    damaged: list[str] = []
+    for folder in reversed(list_checkpoints(run)):
+        try:
+            verify(folder, files_of(folder, group))
+        except (DataError, FileNotFoundError) as error:
+            if folder.exists():  # else it was removed meanwhile, as `training.retain` has it
+                damaged.append(str(error))
+            continue
+        for why in damaged:
+            _log.warning("%s; taking the checkpoint before, %s", why, folder)
+        return folder
+    if damaged:
+        raise DataError(f"no checkpoint of {run.folder} is whole: {'; '.join(damaged)}")
+    return None
 
 
 def is_checkpoint(folder: Path) -> bool:

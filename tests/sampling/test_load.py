@@ -19,6 +19,12 @@ def run(tmp_path):
     return tiny.write_run(tmp_path / "run")
 
 
+def flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def same(pictures, others):
     return all(np.array_equal(a, b) for a, b in zip(pictures, others, strict=True))
 
@@ -51,15 +57,28 @@ def test_the_package_loads_by_one_lazy_name(run):
 
 def test_a_flipped_byte_is_refused_in_bundles_and_checkpoints(run, tmp_path):
     bundle = assemble(run, tmp_path / "bundle")
-    (shard,) = (run / "checkpoints" / "step-00000010" / "ema").iterdir()
-    for file in (bundle / "mmdit" / "model.safetensors", shard):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
+    for file in (bundle / "mmdit" / "model.safetensors", *run.glob("checkpoints/*/ema/*")):
+        flip_a_byte(file)
     with pytest.raises(DataError, match=r"model\.safetensors is damaged"):
         load(bundle)
-    with pytest.raises(DataError, match=r"ema.shard-.*\.safetensors is damaged"):
+    with pytest.raises(
+        DataError, match=r"is whole: .*10/ema/.*is damaged.*; .*02/ema/.*is damaged"
+    ):
         load(run)
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, caplog):
+    older = tiny.pipeline(
+        tiny.network(seed=8),
+        unconditional_text="empty",
+        options=load(run, precision="fp32").options,
+    )
+    (shard,) = run.glob("checkpoints/step-00000010/ema/*")
+    flip_a_byte(shard)
+    assert same(load(run, precision="fp32").sample(PROMPTS), older.sample(PROMPTS))
+    assert f"{shard} is damaged" in caplog.text
+    assert caplog.text.count("taking the checkpoint before") == 1
+    assert shard.is_file()  # who reads a run changes nothing in it
 
 
 def test_weights_of_another_shape_are_refused(run):

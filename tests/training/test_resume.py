@@ -100,6 +100,19 @@ def test_a_damaged_state_of_the_other_run_is_one_line(tmp_path):
         load_initial(tiny_objective().model, str(tmp_path))
 
 
+def test_a_damaged_newest_checkpoint_of_the_other_run_gives_way_to_the_one_before(tmp_path, caplog):
+    tiny_train(tmp_path, tiny_settings(num_steps=10))
+    before, last = checkpoints.list_checkpoints(Run(tmp_path))
+    averaged = checkpoints.load_group(before, "ema")
+    (shard,) = (last / "ema").iterdir()
+    shard.unlink()
+    objective = tiny_objective(seed=1)
+    load_initial(objective.model, str(tmp_path))
+    for name, tensor in named_tensors(objective.model).items():
+        assert torch.equal(tensor, averaged[name])
+    assert f"taking the checkpoint before, {before}" in caplog.text
+
+
 def test_weights_come_from_a_file_or_a_bundle(tmp_path):
     source = tiny_objective(seed=1).model
     weights = {name: tensor.detach() for name, tensor in named_tensors(source).items()}

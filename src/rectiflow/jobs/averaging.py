@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rectiflow.checkpoints import load_group, newest, step_of
+from rectiflow.checkpoints import load_group, newest_intact, step_of
 from rectiflow.jobs.flow import export, shape_of
 from rectiflow.runs import Run
 from rectiflow.sampling.load import load_encoders, with_weights
@@ -71,8 +71,9 @@ def _tracked(
     if decay not in recipe.training.averages.decays:
         known = list(recipe.training.averages.decays)
         raise ValueError(f"training.averages.decays of {run.folder} are {known}, got {decay}")
-    last = newest(run)
+    name = exponential_name(decay)
+    last = newest_intact(run, name)
     if last is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint yet; train it first")
-    weights = load_group(last, exponential_name(decay))
+    weights = load_group(last, name)
     return weights, {"decay": decay, "step": step_of(last)}

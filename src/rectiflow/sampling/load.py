@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rectiflow.checkpoints import load_group, newest
+from rectiflow.checkpoints import load_group, newest_intact
 from rectiflow.config import from_dict
 from rectiflow.devices import resolve_device
 from rectiflow.encoders.autoencoder import Autoencoder
@@ -90,12 +90,13 @@ def pipeline_with(
 
 
 def newest_checkpoint(run: Run) -> Path:
-    """The folder of a run's newest checkpoint.
+    """The folder of a run's newest checkpoint whose averaged weights are whole.
 
     Raises:
         FileNotFoundError: If the run has no checkpoint yet.
+        DataError: If all are damaged.
     """
-    found = newest(run)
+    found = newest_intact(run, "ema")
     if found is None:
         raise FileNotFoundError(f"{run.folder} has no checkpoint yet; train it first")
     return found

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rectiflow import config, runs
-from rectiflow.checkpoints import list_checkpoints, load_group, newest
+from rectiflow.checkpoints import list_checkpoints, load_group, newest_intact
 from rectiflow.errors import DataError
 from rectiflow.nn.settings import KINDS
 from rectiflow.runs import Run
@@ -95,7 +95,7 @@ def _weights(path: Path) -> list[Mapping[str, Tensor]]:
         return [_read(path)]
     if not path.is_dir():
         raise FileNotFoundError(f"training.init_from: no run, bundle or file at {path}")
-    last = newest(Run(path))
+    last = newest_intact(Run(path), "ema")
     if last is not None:
         return [load_group(last, "ema")]
     for folder in (path, Run(path).export):
