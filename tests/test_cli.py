@@ -24,6 +24,8 @@ VERBS = [
     ("sample",),
     ("evaluate",),
     ("data", "preview"),
+    ("data", "encode"),
+    ("data", "verify"),
     ("model", "info"),
     ("plan",),
     ("runs", "list"),

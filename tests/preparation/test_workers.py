@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rectiflow.preparation.prepare import Batching, Share, prepare_store
+from rectiflow.preparation.prepare import Batching, Share, encode_share, prepare_store
 from tests.preparation.fakes import FakeRecords, fake_encoders
 from tests.preparation.test_prepare import PATHS, contents
 from tests.preparation.workers import NUM, PER_SHARD
@@ -103,6 +103,17 @@ def test_two_threads_of_a_process_do_not_encode_the_same_folder(tmp_path):
         go_on.set()
         first.join()
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_share_of_another_plan_leaves_the_shards_of_others_alone(tmp_path):
+    folder, source = tmp_path / "store", FakeRecords(NUM)
+    assert encode_share(source, fake_encoders(), folder, Share(1, 3), BATCHING) is None
+    before = contents(tmp_path / "store.partial")
+    with pytest.raises(ValueError, match=r"store.partial holds shards of something else"):
+        encode_share(source, fake_encoders(text="new"), folder, Share(2, 3), BATCHING)
+    assert contents(tmp_path / "store.partial") == before
+    assert len(prepare_store(source, fake_encoders(), folder, BATCHING)) == NUM
+    assert sorted(source.loaded) == list(range(NUM))
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/2", "1/", "-1/2"])

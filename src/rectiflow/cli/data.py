@@ -1,4 +1,4 @@
-"""`rectiflow data preview`: look at training data before training on it."""
+"""`rectiflow data`: look at training data, encode it once, verify what was encoded."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,17 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from rectiflow.cli import options
-from rectiflow.cli.console import example, say, say_json
+from rectiflow.cli.console import Progress, example, say, say_json
 
 MIN_CELL_PX = 192
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of data to the program."""
-    group = typer.Typer(help="Look at training data.", rich_markup_mode=None)
-    # A group of one verb would swallow its name; an empty callback keeps `data preview`.
-    group.callback()(lambda: None)
+    group = typer.Typer(help="Look at training data, encode and verify it.", rich_markup_mode=None)
     group.command(epilog=example("rectiflow data preview scenes --num 24 --out sheet.png"))(preview)
+    group.command(epilog=example("rectiflow data encode scenes:2000 --out stores/scenes"))(encode)
+    group.command(epilog=example("rectiflow data verify stores/scenes"))(verify)
     app.add_typer(group, name="data")
 
 
@@ -30,7 +30,9 @@ def preview(
     as_json: options.Json = False,
 ) -> None:
     """Draw samples of a data set with their captions on one sheet."""
-    source = _source(data, size_px, seed, start + num)
+    from rectiflow.data.named import named_records
+
+    source = named_records(data, size_px=size_px, seed=seed, num_scenes=start + num)
     records, left_out = _read(source, range(start, min(start + num, len(source))))
     if not records:
         raise ValueError(f"{data} holds no usable picture from number {start} on")
@@ -46,13 +48,86 @@ def preview(
     say(f"{out}")
 
 
-def _source(data: str, size_px: int, seed: int, num_scenes: int) -> Any:
-    from rectiflow.data.folder import FolderRecords
-    from rectiflow.data.scene_records import SceneRecords
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help='"scenes", "scenes:N" for N of them, or a folder of pictures with captions.'
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The store; its folder appears when it is whole.")],
+    size_px: Annotated[int, typer.Option(help="Side the pictures are prepared at.", min=8)] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Encode only the I-th of N shares, counted from 1, and wait for nobody.",
+        ),
+    ] = None,
+    records_per_shard: Annotated[
+        int, typer.Option(help="Records per pair of files.", min=1)
+    ] = 16_384,
+    device: options.Device = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="A.B=VALUE",
+            help="Change a setting: encoders.source, encoders.autoencoder, encoders.text, "
+            "batch_size, num_threads.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Encode pictures and captions once: latents, text states, checksums.
 
-    if data == "scenes":
-        return SceneRecords(seed, num_scenes, size_px)
-    return FolderRecords(Path(data), size_px)
+    Give the same command again to go on after an interruption. Several at once, on one machine or
+    on many that share the folder, divide the shards among them.
+    """
+    from rectiflow import config
+    from rectiflow.jobs.encoding import run_encoding
+    from rectiflow.preparation.prepare import Share
+    from rectiflow.training.settings.encoding import EncodingSettings
+
+    share = None if shard is None else Share.parse(shard)
+    values = {"size_px": size_px, "seed": seed, "records_per_shard": records_per_shard}
+    if device is not None:
+        values |= {"device": device}
+    chosen = config.override(EncodingSettings, values, settings or [])
+    with Progress() as progress:
+        result = run_encoding(
+            source, out, config.from_dict(EncodingSettings, chosen), share, progress
+        )
+    if as_json:
+        say_json({"store": out, **result})
+    else:
+        say(f"{out}: {result['message']}")
+
+
+def verify(
+    store: Annotated[str, typer.Argument(help="The folder of a store, or its fsspec URL.")],
+    as_json: options.Json = False,
+) -> None:
+    """Compare every byte of an encoded store with its checksums."""
+    from rectiflow.data.verification import verify_store
+    from rectiflow.errors import DataError
+
+    with Progress() as progress:
+        found = verify_store(store, lambda done, total: progress("verifying bytes", done, total))
+    files = found.manifest.files
+    if as_json:
+        damaged = [{"file": name, "problem": what} for name, what in found.damaged.items()]
+        counts = {"num_records": found.manifest.num_records, "num_files": len(files)}
+        say_json({"store": store, "is_whole": not damaged, **counts, "damaged": damaged})
+        if damaged:
+            raise typer.Exit(2)
+        return
+    for name, problem in found.damaged.items():
+        say(f"{store}/{name} {problem}")
+    if found.damaged:
+        raise DataError(f"{len(found.damaged)} of {len(files)} files of {store} are damaged")
+    say(f"{store}: {found.manifest.num_records} records in {len(files)} files, all whole")
 
 
 def _read(source: Any, indices: range) -> tuple[list[tuple[Any, Any]], list[dict[str, str]]]:

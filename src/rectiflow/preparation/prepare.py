@@ -116,6 +116,9 @@ def encode_share(
 ) -> Store | None:
     """As `prepare_store`, but only some of the shards; waits for nobody.
 
+    What another plan began and nobody goes on with is an error here, while the whole of a store is
+    then begun anew.
+
     Returns:
         The store if it is whole, as it is for the last of its workers; None before.
     """
@@ -126,7 +129,7 @@ def encode_share(
     work = _Work(source, encoders, blank, batching, share, on_progress or _no_report)
     writer = StoreWriter(folder)
     with telling_of_full_disk(folder), working_on(folder, writer.partial) as claims:
-        is_whole = not _set_up(writer, work.plan, claims)
+        is_whole = not _set_up(writer, work.plan, claims, may_start_over=share is None)
         if not is_whole:
             work.run(writer, claims)
             with claims.alone():
@@ -183,7 +186,9 @@ def _reopen(folder: Path, blank: Manifest) -> Store:
     return store
 
 
-def _set_up(writer: StoreWriter, plan: Mapping[str, Any], claims: Claims) -> bool:
+def _set_up(
+    writer: StoreWriter, plan: Mapping[str, Any], claims: Claims, may_start_over: bool
+) -> bool:
     """Join the workers of this plan, the first of whom begins it; False if the store is whole."""
     folder = writer.folder
     if is_ready_to_publish(folder) and not folder.exists():
@@ -197,6 +202,11 @@ def _set_up(writer: StoreWriter, plan: Mapping[str, Any], claims: Claims) -> boo
             raise ValueError(
                 f"another process is encoding something else into {folder}, or in other batches; "
                 "wait for it to end, or choose another folder"
+            )
+        if writer.is_open and not may_start_over:  # other shares may have taken days
+            raise ValueError(
+                f"{writer.partial} holds shards of something else, or in other batches; remove "
+                "it, or choose another folder"
             )
         writer.start(plan)
     claims.join()
