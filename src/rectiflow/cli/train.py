@@ -41,7 +41,7 @@ def train(
     """Train the model that a recipe describes.
 
     The same command resumes a run that stopped. Ctrl-C and SIGTERM stop with a checkpoint. On
-    several GPUs: torchrun --nproc-per-node 8 -m rectiflow train RECIPE --run RUN
+    several GPUs: torchrun --nproc-per-node 8 -m -- rectiflow train RECIPE --run RUN
     """
     from rectiflow.jobs import run_training
 
