@@ -324,8 +324,9 @@ class _Loop:
     def _checkpoint_is_due(self) -> bool:
         if self._is_finished():
             return False  # the last one is written after the loop
-        every = self.settings.checkpoint_every_steps
-        return (every > 0 and self.state.step % every == 0) or self._agreed().is_checkpoint_due
+        cadences = (self.settings.checkpoint_every_steps, self.settings.retain.every_steps)
+        by_step = any(every > 0 and self.state.step % every == 0 for every in cadences)
+        return by_step or self._agreed().is_checkpoint_due
 
     def _sync_log(self) -> None:
         if self.log is not None:
