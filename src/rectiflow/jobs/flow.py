@@ -96,8 +96,7 @@ def _prepare(
     encoders = Encoders(autoencoder.to(device), text.to(device), device)
     stamp = dataclasses.asdict(encoders.stamp())
     ranks.once(lambda: claim_data(run, json_hash([data_identity(data), stamp])))
-    with ranks.leading():
-        return _encode(recipe, run, encoders, autoencoder, progress)
+    return _encode(recipe, run, encoders, autoencoder, progress)  # all ranks share the work
 
 
 def _encode(

@@ -1,7 +1,6 @@
 """The processes of a training job: who this one is, and what they tell each other."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -80,15 +79,6 @@ class Ranks:
         if failure is not None:
             raise failure
         return cast("T", value)
-
-    @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Around what rank 0 must have done before the others do it."""
-        if not self.is_first:
-            self.barrier()
-        yield
-        if self.is_first:
-            self.barrier()
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sums over the processes, float64, added in the order of ranks: the same bits in all."""
