@@ -63,7 +63,7 @@ def test_on_gpus_auto_is_what_a_plan_advises():
 @pytest.mark.slow
 def test_torchrun_trains_and_exports_as_one_process_does(tmp_path):
     def train(run, *command):
-        line = [*command, "-m", "rectiflow", "train", "scenes-tiny", "--run", str(run), "--json"]
+        line = [*command, "rectiflow", "train", "scenes-tiny", "--run", str(run), "--json"]
         line += [part for each in QUICK for part in ("--set", each)]
         done = subprocess.run(
             [*line, "--set", "parallel.kind=fsdp"],
@@ -76,8 +76,8 @@ def test_torchrun_trains_and_exports_as_one_process_does(tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)  # one process alone tells
 
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    alone = train(tmp_path / "alone", sys.executable)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--")
+    alone = train(tmp_path / "alone", sys.executable, "-m")
     spread = train(tmp_path / "spread", sys.executable, *torchrun)
     assert alone["status"] == spread["status"] == "finished"
     for name in ("val_loss", "val_loss_ema", "loss", "gradient_norm"):
