@@ -15,16 +15,17 @@ BIG = {"square": (160, 160), "wide": (128, 256), "tall": (320, 160)}
 RATES = {"muon_learning_rate": 0.02, "weight_decay": 0.1, "muon_momentum": 0.9}
 
 
-def weights_after(shapes, parts, num_steps, make):
+def weights_after(shapes, parts, num_steps, make, device="cpu"):
     """Weights after some steps along gradients of one seed, in the optimizer that `make` makes."""
     generator = torch.Generator().manual_seed(0)
     named = {
-        n: nn.Parameter(torch.randn(shape, generator=generator)) for n, shape in shapes.items()
+        n: nn.Parameter(torch.randn(shape, generator=generator).to(device))
+        for n, shape in shapes.items()
     }
     optimizer = make(named, parts)
     for _ in range(num_steps):
         for parameter in named.values():
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)
         optimizer.step()
     return {name: parameter.detach() for name, parameter in named.items()}
 
@@ -64,11 +65,12 @@ def test_big_matrices_move_as_in_torch_bit_for_bit():
         assert torch.equal(weight, expected[name]), name
 
 
-def test_batches_of_matrices_move_as_in_torch_to_the_rounding_of_bf16():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_batches_of_matrices_move_as_in_torch_to_the_rounding_of_bf16(device):
     parts = {"square": 1, "wide": 1, "tall": 3, "again": 1}
-    start = weights_after(SMALL, parts, 0, ours)
-    expected = weights_after(SMALL, parts, 3, TorchsMuon)
-    found = weights_after(SMALL, parts, 3, ours)
+    start = weights_after(SMALL, parts, 0, ours, device)
+    expected = weights_after(SMALL, parts, 3, TorchsMuon, device)
+    found = weights_after(SMALL, parts, 3, ours, device)
     for name, weight in found.items():
         moved, difference = expected[name] - start[name], weight - expected[name]
         assert difference.norm() < 2**-8 * moved.norm(), name
