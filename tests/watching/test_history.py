@@ -90,7 +90,9 @@ def test_the_end_of_a_long_file_is_read_alone(tmp_path):
     assert history.problems == ()
     assert 20 < len(history.curve("loss").steps) < 40
     assert history.last("loss") == 9999
+    assert history.least("loss") is None  # what was not read may hold a lesser one
     assert len(read_history(path).curve("loss").steps) == 10_000
+    assert read_history(path).least("loss") == Least(0.0, 0)
 
 
 def test_what_is_not_there_or_no_file_has_no_lines(tmp_path):

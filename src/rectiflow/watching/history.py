@@ -4,7 +4,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,12 +46,14 @@ class History:
         tables: Of lists, such as the loss per tenth of time.
         num_steps: Step of the last line, 0 if there is none.
         problems: What was wrong with the file, for a person.
+        is_whole: Whether the file was read from its beginning.
     """
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
     tables: Mapping[str, Curve] = field(default_factory=dict)
     num_steps: int = 0
     problems: tuple[str, ...] = ()
+    is_whole: bool = True
 
     def curve(self, name: str) -> Curve:
         """A metric at the lines that have it."""
@@ -72,9 +74,9 @@ class History:
         return float(values[-RECENT_LINES:].mean()) if len(values) else None
 
     def least(self, name: str) -> Least | None:
-        """The least value."""
+        """The least value; None if there is none, or not all have been read."""
         steps, values = self.curve(name)
-        if not len(values):
+        if not len(values) or not self.is_whole:
             return None
         k = int(values.argmin())
         return Least(float(values[k]), int(steps[k]))
@@ -100,7 +102,7 @@ def read_history(path: Path, last_bytes: int | None = None) -> History:
         return History()
     except OSError as error:
         return History(problems=(f"{path.name} cannot be read: {error.strerror}",))
-    return History(history.curves, history.tables, history.num_steps, tuple(problems))
+    return replace(history, problems=tuple(problems), is_whole=not skipped)
 
 
 def history_of(rows: Iterable[Mapping[str, Any]]) -> History:

@@ -21,8 +21,8 @@ MAX_DEPTH = 4
 QUIET_SECONDS = 300.0
 """A run that wrote nothing for so long, and for five of its own lines, counts as stopped."""
 
-LAST_BYTES = 256 * 1024
-"""What a list reads of each metrics.jsonl: hundreds of lines, whatever the length of the run."""
+LAST_BYTES = 64 * 1024
+"""What a list reads of each metrics.jsonl: a hundred lines, whatever the length of the run."""
 
 _STEP_NAME = re.compile(r"step-(\d{8,})(?:\.png)?")
 

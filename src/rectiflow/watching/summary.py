@@ -151,8 +151,8 @@ def metric_rows(record: RunRecord) -> list[list[str]]:
         if name.endswith(("_seconds", "_per_second")):
             continue
         least = record.history.least(name)
-        assert least is not None
-        rows.append([name, number(curve.values[-1]), number(least.value), f"{least.step:,}"])
+        best = ["-", "-"] if least is None else [number(least.value), f"{least.step:,}"]
+        rows.append([name, number(curve.values[-1]), *best])
     return rows
 
 
