@@ -79,8 +79,8 @@ def test_figures_stand_against_their_bars(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_passes(tmp_path):
-    """A gigabyte is read ten times; what no file backs holds the batches on their way."""
-    random_store(tmp_path, SD3, 256, 64)
+    """A quarter of a gigabyte, ten times; what no file backs holds the batches on their way."""
+    random_store(tmp_path, SD3, 128, 32)
     memory = read_store(tmp_path, 32, 10, 2)["anonymous_mib"]
     if not memory:
         pytest.skip("the system does not tell")

@@ -55,6 +55,7 @@ def fetched(made, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "get_file", get_file)
     monkeypatch.setattr(store_files, "WAIT_SECONDS", (0.0, 0.0))
     yield names
+    wait_until(has_fetched)
     system.rm("/bucket", recursive=True)
 
 
@@ -75,6 +76,11 @@ def cached_bytes(cache: FileCache) -> int:
 def files_of(store: Store, shards) -> set[str]:
     entries = [store.manifest.shards[number] for number in shards]
     return {file.path for shard in entries for file in (shard.samples, shard.texts)}
+
+
+def has_fetched() -> bool:
+    """Whether nothing is being fetched any more."""
+    return not any(thread.name == "prefetch" for thread in threading.enumerate())
 
 
 def wait_until(condition) -> None:
@@ -128,6 +134,20 @@ def test_the_next_windows_are_fetched_while_the_first_is_read(made, fetched, tmp
     assert set(fetched[:20]) <= ahead[0]
     assert set(fetched[40:56]) <= ahead[1]
     assert set(fetched[-6:]) <= ahead[2]
+
+
+def test_shards_without_chosen_rows_are_not_fetched(made, fetched, tmp_path):
+    cache = FileCache(tmp_path, size_of(made, 40))
+    rows = np.array([0, 1, 30, 77])
+    for is_shuffled in (False, True):
+        source = StoreSource(
+            Store.open(URL, cache), seed=1, states=dict, rows=rows, shuffle=is_shuffled
+        )
+        positions = np.arange(4)
+        batch = source.batch(positions, Draws(0, positions))
+        assert sorted(batch["ids"]) == ["record-0", "record-1", "record-30", "record-77"]
+        wait_until(has_fetched)
+    assert sorted(fetched) == sorted(files_of(made, [0, 15, 38]))
 
 
 def test_what_was_fetched_is_verified(made, fetched, tmp_path):
@@ -291,7 +311,7 @@ def test_the_newest_expectation_counts_and_a_failure_stops_nothing():
     go_on.set()
     wait_until(lambda: len(done) == 3)
     assert done == [1, 5, 6]
-    wait_until(lambda: not any(t.name == "prefetch" for t in threading.enumerate()))
+    wait_until(has_fetched)
     prefetch.expect([8])
     wait_until(lambda: done == [1, 5, 6, 8])
 

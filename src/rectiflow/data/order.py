@@ -64,14 +64,18 @@ class Order:
     def windows_from(self, position: int) -> Iterator[np.ndarray]:
         """Shards in the order of need: those mixed at `position`, then the next window, endlessly.
 
-        Where nothing is shuffled, each shard is a window of its own.
+        Where nothing is shuffled, each shard is a window of its own. Shards without samples are
+        left out.
         """
+        sizes = np.diff(self._firsts)
         epoch, within = divmod(position, self.num_samples)
         while True:
             layout = self._layout(epoch)
             first = int(np.searchsorted(layout.edges, within, side="right")) - 1
             for number in range(first, len(layout.edges) - 1):
-                yield layout.shards[number * layout.window : (number + 1) * layout.window]
+                window = layout.shards[number * layout.window : (number + 1) * layout.window]
+                if len(needed := window[sizes[window] > 0]):
+                    yield needed
             epoch, within = epoch + 1, 0
 
     def _epoch_indices(self, epoch: int, within: np.ndarray) -> np.ndarray:

@@ -213,12 +213,13 @@ class Store:
         room = self.files.room()
         if room is None:
             return
-        ahead: dict[str, FileEntry] = {}  # a small store comes round again
-        for number in itertools.chain.from_iterable(windows):
+        ahead: dict[str, FileEntry] = {}  # each file once: a small store comes round again
+        rounds = 2 * len(self.manifest.shards)
+        for number in itertools.islice(itertools.chain.from_iterable(windows), rounds):
             shard = self.manifest.shards[number]
             new = [file for file in (shard.samples, shard.texts) if file.sha256 not in ahead]
             room -= sum(file.num_bytes for file in new)
-            if room < 0 or not new:
+            if room < 0:
                 break
             ahead |= {file.sha256: file for file in new}
         self.files.expect(ahead.values())
