@@ -4,6 +4,7 @@ import json
 
 from safetensors.torch import load_file
 
+from rectiflow import checkpoints
 from rectiflow.data.manifest import MANIFEST
 from rectiflow.data.store import Store
 from rectiflow.runs import Run, without_clock
@@ -17,7 +18,7 @@ CHECKSUMS = ("state.json", "bundle.json")  # of what else is compared, and of se
 def assert_nothing_half(folder):
     """All that has its name is whole: checkpoints, exports, stores, and every line of JSON."""
     run = Run(folder)
-    kept = (checkpoint.list_checkpoints, checkpoint.list_best, checkpoint.list_averages)
+    kept = (checkpoints.list_checkpoints, checkpoints.list_best, checkpoints.list_averages)
     for listed in (folder for each in kept for folder in each(run)):
         checkpoint.load(listed)
     if run.export.exists():

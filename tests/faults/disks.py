@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rectiflow import checkpoints
 from rectiflow.errors import DiskFullError
 from rectiflow.runs import Run
-from rectiflow.training import checkpoint
 from tests.faults import trainings
 from tests.faults.comparing import assert_nothing_half, assert_same_contents, assert_stores_whole
 from tests.faults.killing import ROOT
@@ -61,7 +61,7 @@ def train_where_it_is_read_only(disk):
     trainings.train(undisturbed)
     with pytest.raises(trainings.Killed):
         trainings.train(run.folder, kill_at=7)
-    newest = checkpoint.newest(run)
+    newest = checkpoints.newest(run)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(PermissionError, match="cannot be written to: Read-only") as caught:
         trainings.train(run.folder)
