@@ -10,3 +10,4 @@ for size in 256 512 1024; do
     rectiflow bench train --device cuda --depth 24 --size-px $size --fp8 --json >"$out/train-$size.json"
 done
 rectiflow bench model --device cuda --depth 24 --precision bf16 --compile --json >"$out/model.json"
+rectiflow bench muon --device cuda --depth 24 --json >"$out/muon.json"
