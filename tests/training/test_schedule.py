@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rectiflow.training.schedule import rate_factor, steps_in
+from rectiflow.training.schedule import pace_of, rate_factor, steps_in
 from rectiflow.training.settings.training import TrainingSettings
 
 
@@ -53,6 +53,12 @@ def test_the_number_of_steps_matters_only_after_the_warm_up():
         assert rate_factor(step, None, s) == rate_factor(step, 1000, s) == rate_factor(step, 50, s)
     with pytest.raises(ValueError, match="known after the warm-up, at step 25"):
         rate_factor(25, None, s)
+
+
+def test_the_pace_is_the_mean_of_steps_without_those_in_which_the_process_stood_still():
+    assert pace_of([1.0, 2.0, 6.0]) == pytest.approx(3.0)
+    assert pace_of([1.0] * 10 + [9.0] * 9) == pytest.approx((10 + 81) / 19)  # slow, yet steps
+    assert pace_of([0.25] * 19 + [3600.0]) == 0.25
 
 
 def test_minutes_are_steps_at_the_measured_rate():

@@ -31,7 +31,7 @@ from rectiflow.training.parallel import check_batch
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.retention import remove_sheets
 from rectiflow.training.roll_backs import RollBack, add_roll_back, read_roll_backs
-from rectiflow.training.schedule import rate_factor, steps_in
+from rectiflow.training.schedule import pace_of, rate_factor, steps_in
 from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
 from rectiflow.training.signals import StopRequest
 from rectiflow.training.starting import explaining_the_disk, starting_state
@@ -263,7 +263,7 @@ class _Loop:
             self._pace_seconds.append(seconds)
         if self.state.step == last:
             minutes = self.settings.minutes or 0.0
-            pace = self.ranks.first(sum(self._pace_seconds) / len(self._pace_seconds))
+            pace = self.ranks.first(pace_of(self._pace_seconds))
             self.num_steps = steps_in(minutes, pace)
             record = {"minutes": minutes, "step_seconds": pace, "num_steps": self.num_steps}
             self.ranks.once(lambda: write_json(self.folder.pace_path, record))
@@ -296,7 +296,7 @@ class _Loop:
         if self.hooks.observers and self._due(self.settings.sample_every_steps):
             line |= self.evaluation.observe(self.hooks.observers)
             every_steps, retain = self.settings.sample_every_steps, self.settings.retain
-            remove_sheets(self.folder, every_steps, retain.num_sheets)
+            self.ranks.once(lambda: remove_sheets(self.folder, every_steps, retain.num_sheets))
         if line:
             line["elapsed_seconds"] = self.state.elapsed_seconds
             if self.log is not None:

@@ -1,8 +1,12 @@
 """Learning rate as a function of the step, and how many steps some minutes are."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 from rectiflow.training.settings.training import PACE_STEPS, TrainingSettings
+
+PAUSE_FACTOR = 10.0
 
 
 def rate_factor(step: int, num_steps: int | None, settings: TrainingSettings) -> float:
@@ -23,6 +27,16 @@ def rate_factor(step: int, num_steps: int | None, settings: TrainingSettings) ->
     # The last step still moves: the factor would reach 0 only after it.
     progress = (step - start) / (num_steps - start)
     return 1 - progress if settings.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+
+
+def pace_of(seconds: Sequence[float]) -> float:
+    """Seconds that a step takes: the mean of those measured.
+
+    What took `PAUSE_FACTOR` times their median was a process that stood still meanwhile, in a
+    suspended machine or by SIGSTOP, and is left out: the run would end after far too few steps.
+    """
+    longest = PAUSE_FACTOR * statistics.median(seconds)
+    return statistics.fmean(each for each in seconds if each <= longest)
 
 
 def steps_in(minutes: float, seconds_per_step: float) -> int:
