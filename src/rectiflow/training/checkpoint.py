@@ -254,11 +254,6 @@ def load_into(
         tensor_folder.read_into(folder / group, targets, ranks.host_group)
 
 
-def names_in(folder: Path, group: str) -> list[str]:
-    """Names of the tensors of one group of a checkpoint."""
-    return list(tensor_folder.entries(folder / group))
-
-
 def remove_best(run: Run, but: Path | None = None) -> None:
     """Delete the checkpoints that are or were of least validation loss, `but` one."""
     for folder in list_best(run):

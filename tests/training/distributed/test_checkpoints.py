@@ -10,13 +10,15 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from rectiflow import checkpoints, tensor_folder
 from rectiflow.runs import Run
 from rectiflow.training import checkpoint
+from rectiflow.training.averages import reconstruct
+from rectiflow.training.best import best
 from rectiflow.training.checkpoint import Checkpoint
 from rectiflow.training.ema import Ema, exponential, named_tensors
 from rectiflow.training.parallel import shard
-from rectiflow.training.settings.sections import RetainSettings
+from rectiflow.training.settings.sections import AveragesSettings, RetainSettings
 from rectiflow.training.writer import CheckpointWriter
-from tests.training.distributed.jobs import run_job
-from tests.training.tiny import TinySource, assemble, draws, tiny_objective
+from tests.training.distributed.jobs import run_job, training
+from tests.training.tiny import TinySource, assemble, draws, tiny_objective, tiny_settings
 
 SHAPES = {"even": (8, 3), "uneven": (7, 2, 2), "few": (3, 5), "one": (1,), "vector": (9,)}
 
@@ -149,6 +151,27 @@ def test_averages_of_split_weights_are_those_of_whole_ones():
 def test_a_full_disk_of_one_process_is_told_to_all_and_leaves_nothing(tmp_path):
     assert run_job(2, "fsdp", fail, tmp_path) == [errno.ENOSPC] * 2
     assert not any((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_what_split_runs_keep_beside_their_checkpoints_is_what_one_process_keeps(tmp_path):
+    """The best weights and averages of any width; stopped after 8 steps and gone on by fewer."""
+    averages = AveragesSettings(decays=(0.5,), widths=(0.05, 0.2), snapshot_every_steps=2)
+    rest = {"optimizer": "adamw", "averages": averages, "retain": RetainSettings(best=True)}
+    settings = [tiny_settings(num_steps=num, decay="constant", **rest) for num in (8, 12)]
+    training(checkpoint.ALONE, None, tmp_path / "alone", settings[1])
+    run_job(3, "fsdp", training, tmp_path / "apart", settings[0])
+    run_job(2, "fsdp", training, tmp_path / "apart", settings[1])
+    alone, apart = Run(tmp_path / "alone"), Run(tmp_path / "apart")
+    kept = [[path.name for path in checkpoints.list_averages(run)] for run in (alone, apart)]
+    assert kept[0] == kept[1] == [f"averages-{step:08d}" for step in range(2, 13, 2)]
+    pairs = [(reconstruct(run, 0.12).tensors, best(run).tensors["ema"]) for run in (alone, apart)]
+    for ours, theirs in zip(*pairs, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            # A weight moves by 1e-3 a step; AdamW makes much of the roundings of small gradients.
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-5)
+    assert best(alone).step == best(apart).step
 
 
 @pytest.mark.slow
