@@ -61,13 +61,14 @@ def test_damaged_lines_are_passed_over_and_counted_and_half_ones_are_not_missed(
         b"[1, 2]\n",
         b'{"loss": 5.0}\n',
         b'{"step": true, "loss": 5.0}\n',
+        b'{"step": 1' + b"0" * 400 + b', "loss": 5.0}\n',
         b"\x00" * 50 + b"\n",
         b'{"step": 3, "loss": 3.0}\n',
         b'{"step": 4, "loss": 4',
     )
     history = read_history(path)
     assert history.curve("loss").steps.tolist() == [1, 3]
-    assert history.problems == ("metrics.jsonl: 5 lines damaged and passed over",)
+    assert history.problems == ("metrics.jsonl: 6 lines damaged and passed over",)
 
 
 def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """A run's state is told from its folder alone, whatever is in it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -82,8 +83,10 @@ def test_no_damage_keeps_a_run_from_being_read(tmp_path, name, damage):
 
 def test_values_of_the_wrong_kind_are_not_taken_for_settings(tmp_path):
     config = {"training": {"num_steps": "ten", "batch_size": -3, "minutes": []}, "sampling": 7}
-    record = read(made_up.run(tmp_path, made_up.rows(2), config, {"metrics": 3, "num_steps": 1.5}))
+    result = {"metrics": {"loss_of_old": float("inf"), "x": True}, "num_steps": 10**400}
+    record = read(made_up.run(tmp_path, made_up.rows(2), config, result))
     assert record.total_steps is None
+    assert record.metric("loss_of_old") is record.metric("x") is None
     assert record.batch_size is None
     assert record.setting("sampling.num_pictures") is None
     assert record.metric("nothing") is None
@@ -117,6 +120,20 @@ def test_links_in_a_circle_end(tmp_path):
     made_up.finished(tmp_path / "a")
     (tmp_path / "around").symlink_to(tmp_path)
     assert len(find_runs([tmp_path])) == 1
+
+
+def test_folders_of_others_are_passed_over(tmp_path, monkeypatch):
+    made_up.finished(tmp_path / "ours")
+    made_up.finished(tmp_path / "theirs")
+    is_file = Path.is_file
+
+    def checked(path):
+        if path.parent.name == "theirs":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", checked)
+    assert [run.folder.name for run in find_runs([tmp_path])] == ["ours"]
 
 
 def test_a_place_that_is_not_there_is_a_mistake(tmp_path):

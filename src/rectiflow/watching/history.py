@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -118,7 +118,7 @@ def history_of(rows: Iterable[Mapping[str, Any]]) -> History:
         for name, value in row.items():
             if name == "step":
                 continue
-            if _is_number(value):
+            if is_number(value):
                 numbers.add(name, step, value)
             elif isinstance(value, list) and value and all(map(_is_entry, value)):
                 lists.add(name, step, [math.nan if v is None else v for v in value])
@@ -204,7 +204,7 @@ def _rows(stream: Iterable[bytes], problems: list[str]) -> Iterable[Mapping[str,
         except (ValueError, RecursionError):
             row = None
         step = row.get("step") if isinstance(row, dict) else None
-        if isinstance(step, int) and not isinstance(step, bool) and step >= 0:
+        if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53:
             assert isinstance(row, dict)
             yield row
         else:
@@ -214,11 +214,12 @@ def _rows(stream: Iterable[bytes], problems: list[str]) -> Iterable[Mapping[str,
         problems.append(f"metrics.jsonl: {lines} damaged and passed over")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value of a JSON file is a number that can be drawn."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) < 1e300  # neither inf, nor nan, nor an integer that no float can hold
 
 
 def _is_entry(value: Any) -> bool:
-    return value is None or _is_number(value)
+    return value is None or is_number(value)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rectiflow.errors import DataError
 from rectiflow.runs import Run, read_json
-from rectiflow.watching.history import History, read_history
+from rectiflow.watching.history import History, is_number, read_history
 
 Status = Literal["new", "running", "stopped", "finished", "diverged", "damaged"]
 
@@ -96,9 +96,7 @@ class RunRecord:
         if value is None:
             written = self.result.get("metrics")
             value = written.get(name) if isinstance(written, Mapping) else None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        return float(value)
+        return float(value) if is_number(value) else None
 
 
 def find_runs(places: Sequence[Path]) -> list[Run]:
@@ -193,12 +191,12 @@ def _total_steps(
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if _is_run(folder):
-        yield folder
-        return
-    if depth == MAX_DEPTH:
-        return
     try:
+        if _is_run(folder):
+            yield folder
+            return
+        if depth == MAX_DEPTH:
+            return
         inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except OSError:
         return  # not ours to read
@@ -279,5 +277,5 @@ def _line_seconds(history: History) -> float:
 
 
 def _whole(value: Any) -> int | None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
     return value if is_whole else None
