@@ -7,7 +7,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rectiflow.tensor_folder import local_part
-from rectiflow.training.ema import copy_into
 from rectiflow.training.muon import Muon
 from rectiflow.training.objectives.base import Objective
 from rectiflow.training.owners import Grid
@@ -85,21 +84,16 @@ class Optimizers:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """All running averages under `<parameter>/<name>`, there from the start."""
+        """All running averages under `<parameter>/<name>`, there from the start.
+
+        Checkpoints are copied into them.
+        """
         found = {f"{name}/momentum_buffer": tensor for name, tensor in self._muon.momenta.items()}
         for name, parameter in self._rest.items():
             assert self._adamw is not None
             for key, value in self._adamw.state[parameter].items():
                 found[f"{name}/{key}"] = value
         return found
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over the running averages of a checkpoint.
-
-        Raises:
-            ValueError: If they belong to other parameters or another optimizer.
-        """
-        copy_into(self.state(), tensors, "the state of the optimizer")
 
 
 def _adamw(named: Mapping[str, nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
