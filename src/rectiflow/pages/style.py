@@ -50,7 +50,8 @@ tbody:first-child tr:first-child > * { border-top: 0; }
 .control { color: var(--soft); }
 .strip td { padding: 4px 5px; } .strip th { white-space: nowrap; } .strip thead th { padding: 6px; }
 .strip tbody th { white-space: normal; min-width: 130px; font-weight: 400; }
-.strip .caption img { height: auto; background: none; mix-blend-mode: multiply; }
+.strip .caption img { width: auto; max-width: 220px; height: auto; background: none;
+  mix-blend-mode: multiply; }
 @media (prefers-color-scheme: dark) { .strip .caption img { filter: invert(1);
   mix-blend-mode: screen; } }
 .numbers td { white-space: nowrap; } .runs :is(td, tbody th) { white-space: nowrap; }

@@ -9,6 +9,7 @@ import numpy as np
 from rectiflow.pages.parts import folded, grid, page, picture, section, table, tiles
 from rectiflow.pages.words import duration, shown
 from rectiflow.runs import write_bytes
+from rectiflow.sampling.images import PAPER
 from rectiflow.watching.charts import NUM_COLORS, Draw, chart_file, inline_chart
 from rectiflow.watching.comparing import SIDE_BY_SIDE, Comparison, Row, compare, flat
 from rectiflow.watching.plots import ranked, run_charts, runs_charts
@@ -200,8 +201,11 @@ def _moments(record: RunRecord, num: int) -> Moments | None:
 
 def _caption(image_u8: np.ndarray) -> str:
     """What the sheet says below a picture; nothing if it says nothing."""
-    is_blank = image_u8.size == 0 or bool((image_u8 == image_u8.flat[0]).all())
-    return "" if is_blank else f'<span class="caption">{picture(image_u8, "its prompt")}</span>'
+    rows, columns = np.nonzero((image_u8 != PAPER).any(2))
+    if not len(rows):
+        return ""
+    text = image_u8[: rows.max() + 1, : columns.max() + 1]
+    return f'<span class="caption">{picture(text, "its prompt")}</span>'
 
 
 def _facts(record: RunRecord) -> str:

@@ -165,7 +165,8 @@ def notes_of(record: RunRecord) -> list[str]:
         places = ", ".join(
             f"{each.get('step', '?')} to {each.get('to_step', '?')}" for each in record.roll_backs
         )
-        notes.append(f"went back {len(record.roll_backs)} times: step {places}")
+        times = "once" if len(record.roll_backs) == 1 else f"{len(record.roll_backs)} times"
+        notes.append(f"went back {times}: step {places}")
     return [*notes, *record.problems]
 
 
