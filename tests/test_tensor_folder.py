@@ -62,3 +62,14 @@ def test_a_file_that_is_cut_is_no_folder_of_tensors(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match="group is damaged"):
         read(tmp_path / "group")
+
+
+@pytest.mark.gpu
+def test_copies_of_what_is_on_a_gpu_are_of_when_they_were_taken(tmp_path):
+    weight = torch.arange(1e7, device="cuda")
+    snapshot = Snapshot({"weight": weight}, is_copied=True)
+    weight.zero_()
+    write(tmp_path / "group", snapshot)
+    assert torch.equal(read(tmp_path / "group")["weight"], torch.arange(1e7))
+    read_into(tmp_path / "group", {"weight": weight})
+    assert torch.equal(weight.cpu(), torch.arange(1e7))
