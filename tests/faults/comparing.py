@@ -12,6 +12,7 @@ from rectiflow.sealing import verify
 from rectiflow.training import checkpoint
 
 CLOCK = "tensorboard"  # its files tell the time and the process, and so do their names
+LOCK = ".partial.lock"  # empty; stays beside a store whose last worker was killed when all was done
 CHECKSUMS = ("state.json", "bundle.json")  # of what else is compared, and of seconds
 
 
@@ -40,7 +41,7 @@ def contents(folder):
     found = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        if file.is_dir() or CLOCK in name.split("/"):
+        if file.is_dir() or CLOCK in name.split("/") or name.endswith(LOCK):
             continue
         if file.name == "metrics.jsonl":
             lines = file.read_text().splitlines()

@@ -13,6 +13,13 @@ def light():
 
 
 @pytest.fixture(scope="session")
+def other():
+    worker = Worker("tests.faults.trainings")
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="session")
 def heavy():
     worker = Worker("tests.faults.recipes")
     yield worker

@@ -44,8 +44,8 @@ class Worker:
 
     def count_events(self, name, *args, root):
         """Do it, and tell how many file events it has below the folder `root`."""
-        self._order(name, args, root=root)
-        code, num_events = self._outcome()
+        self.start(name, *args, root=root)
+        code, num_events = self.end()
         assert code == 0, f"{name} ended with {code}"
         return num_events
 
@@ -63,11 +63,11 @@ class Worker:
         Returns:
             How it ended: its exit code, or minus the number of the signal that killed it.
         """
-        pid = self._order(name, args, event=event, root=root)
+        pid = self.start(name, *args, event=event, root=root)
         if seconds is not None:
             time.sleep(seconds)
             os.kill(pid, number)  # it is there, if only as a name, until its end is asked for
-        return self._outcome()[0]
+        return self.end()[0]
 
     def seconds_of(self, name, *args):
         """Do it, and tell how long it takes."""
@@ -75,11 +75,13 @@ class Worker:
         assert self.do(name, *args) == 0
         return time.monotonic() - started
 
-    def _order(self, name, args, **more):
+    def start(self, name, *args, **more):
+        """Begin with it and give its process; `event` and `root` as in `do`."""
         order = {"name": name, "args": args, **more}
         return self._ask(json.dumps(order, default=str))
 
-    def _outcome(self):
+    def end(self):
+        """Wait for its end: how it ended, and how many file events it had."""
         return self._ask("")
 
     def _ask(self, line):

@@ -69,3 +69,19 @@ def test_a_preparation_killed_before_any_file_event_ends_the_same(light, store, 
         assert_stores_whole(tmp_path)
     assert light.do("encode", tmp_path / "store") == 0
     assert_same_contents(tmp_path, root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5])
+def test_of_two_that_prepare_one_store_the_death_of_one_costs_nothing(
+    light, other, store, tmp_path, share
+):
+    root, num_events = store
+    folder = tmp_path / "store"
+    light.start("encode", folder, event=round(share * num_events), root=tmp_path)
+    other.start("encode", folder)
+    codes = light.end()[0], other.end()[0]
+    assert codes[0] in (0, -signal.SIGKILL)  # 0 if the other left it too little to do
+    assert codes[1] == 0
+    assert light.do("encode", folder) == 0
+    assert_same_contents(tmp_path, root)
