@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rectiflow.watching.page import run_page, runs_page, write_plot
-from rectiflow.watching.plots import run_charts
+from rectiflow.watching.plots import metric_charts, run_charts
 from rectiflow.watching.records import read_runs
 from tests.watching import made_up
 from tests.watching.made_up import NOW
@@ -93,3 +93,30 @@ def test_files_are_written_by_their_suffix_and_others_refused(tmp_path):
         write_plot(records, tmp_path / "a.pdf", NOW)
     with pytest.raises(ValueError, match="no run to plot"):
         write_plot([], tmp_path / "a.png", NOW)
+
+
+def test_a_chosen_metric_is_drawn_of_the_runs_that_logged_it(tmp_path):
+    made_up.finished(tmp_path / "first")
+    made_up.run(tmp_path / "second", made_up.rows(num=5))
+    made_up.run(tmp_path / "third", [{"step": 10, "attention_entropy": 3.0}])
+    records = read_runs([tmp_path], NOW)
+    (chart,) = metric_charts(records, ["gradient_norm"])
+    axes = Figure().subplots()
+    chart(axes)
+    drawn = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+    assert drawn.keys() == {"first", "second"}
+    expected = [(step, 0.5 + 1 / step) for step in range(10, 60, 10)]
+    np.testing.assert_allclose(drawn["second"], expected)
+
+
+@pytest.mark.parametrize(
+    ("metric", "file", "what"),
+    [
+        ("gradient_nrom", "a.svg", "did you mean gradient_norm?"),
+        ("gradient_norm", "a.html", "as .svg or .png"),
+    ],
+)
+def test_a_metric_that_cannot_be_drawn_is_refused(tmp_path, metric, file, what):
+    made_up.finished(tmp_path / "first")
+    with pytest.raises(ValueError, match=what):
+        write_plot(read_runs([tmp_path / "first"], NOW), tmp_path / file, NOW, [metric])

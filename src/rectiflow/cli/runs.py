@@ -114,6 +114,10 @@ def plot(
     out: Annotated[
         Path, typer.Option(help="A page (.html), or the charts alone (.svg, .png).")
     ] = Path("runs.html"),
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw this metric alone, over steps; may be repeated (.svg, .png)."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Draw loss curves, losses by time and pictures over time, of one run or of several."""
@@ -121,7 +125,7 @@ def plot(
 
     now = time.time()
     records = _records(folders, now)
-    write_plot(records, out, now)
+    write_plot(records, out, now, metric or ())
     if as_json:
         say_json({"out": out, "runs": [record.name for record in records]})
     else:

@@ -12,7 +12,7 @@ from rectiflow.runs import write_bytes
 from rectiflow.sampling.images import PAPER
 from rectiflow.watching.charts import NUM_COLORS, Draw, chart_file, inline_chart
 from rectiflow.watching.comparing import SIDE_BY_SIDE, Comparison, Row, compare, flat
-from rectiflow.watching.plots import ranked, run_charts, runs_charts
+from rectiflow.watching.plots import metric_charts, ranked, run_charts, runs_charts
 from rectiflow.watching.records import RunRecord
 from rectiflow.watching.sheets import Moments, moments_of
 from rectiflow.watching.summary import (
@@ -33,21 +33,29 @@ SUFFIXES = (".html", ".svg", ".png")
 _MOST_PICTURES = 16
 
 
-def write_plot(records: Sequence[RunRecord], out: Path, now: float) -> None:
+def write_plot(
+    records: Sequence[RunRecord], out: Path, now: float, metrics: Sequence[str] = ()
+) -> None:
     """Write what there is to see of one run, or of several beside each other.
 
     Args:
         records: At least one.
         out: A page (.html), or the charts alone (.svg, .png).
         now: The time, seconds since 1970.
+        metrics: Names of the only ones to draw, none meaning a choice; for charts alone.
 
     Raises:
-        ValueError: If there is no run, or `out` has another suffix.
+        ValueError: If there is no run, `out` has another suffix, or no run has one of the metrics.
     """
     if out.suffix not in SUFFIXES:
         raise ValueError(f"the file must end in one of {', '.join(SUFFIXES)}, got {out}")
     if not records:
         raise ValueError("there is no run to plot")
+    if metrics:
+        if out.suffix == ".html":
+            raise ValueError(f"chosen metrics are drawn as .svg or .png, not on a page, got {out}")
+        write_bytes(out, chart_file(metric_charts(records, metrics), out.suffix))
+        return
     if out.suffix == ".html":
         text = run_page(records[0], now) if len(records) == 1 else runs_page(records, now)
         write_bytes(out, text.encode())

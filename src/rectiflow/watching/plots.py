@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rectiflow.config import nearest
 from rectiflow.watching.charts import (
     TIME_LABEL,
     Draw,
@@ -17,6 +18,7 @@ from rectiflow.watching.history import Curve, losses_by_stage, smoothed, thinned
 from rectiflow.watching.records import RunRecord
 from rectiflow.watching.summary import validation
 
+_WIDE = 100  # largest value of a metric over its least from which the axis is logarithmic
 _SMOOTHING = 25  # points that the training loss of one of many runs is averaged over
 
 
@@ -66,6 +68,25 @@ def runs_charts(records: Sequence[RunRecord]) -> list[Draw]:
     ]
     if shapes:
         charts.append(draw_shapes("Training loss by time, last fifth", shapes, TIME_LABEL))
+    return charts
+
+
+def metric_charts(records: Sequence[RunRecord], names: Sequence[str]) -> list[Draw]:
+    """One chart for each of these metrics, over steps, with a curve for each run that logged it.
+
+    Raises:
+        ValueError: If none of the runs logged a metric of that name; the nearest is suggested.
+    """
+    known = sorted({name for record in records for name in record.history.curves})
+    charts = []
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no run logged a metric {name!r}; {nearest(name, known)}")
+        curves = [(record.name, record.history.curve(name)) for record in records]
+        curves = [(label, curve) for label, curve in curves if len(curve.steps)]
+        values = np.concatenate([curve.values for _, curve in curves])
+        is_log = bool(values.min() > 0 and values.max() > _WIDE * values.min())
+        charts.append(draw_curves(name, curves, is_log=is_log))
     return charts
 
 
