@@ -82,8 +82,8 @@ def metric_charts(records: Sequence[RunRecord], names: Sequence[str]) -> list[Dr
     for name in names:
         if name not in known:
             raise ValueError(f"no run logged a metric {name!r}; {nearest(name, known)}")
+        # A run without the metric has its place all the same: colours are those of the other charts.
         curves = [(record.name, record.history.curve(name)) for record in records]
-        curves = [(label, curve) for label, curve in curves if len(curve.steps)]
         values = np.concatenate([curve.values for _, curve in curves])
         is_log = bool(values.min() > 0 and values.max() > _WIDE * values.min())
         charts.append(draw_curves(name, curves, is_log=is_log))
