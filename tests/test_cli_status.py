@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from rectiflow.cli.console import status_bar
+from rectiflow.cli.console import Progress, status_bar
 from rectiflow.cli.status import WINDOW_SECONDS, Pace, status_text
 
 
@@ -69,3 +69,13 @@ def test_the_status_is_one_line_however_narrow_the_terminal(width):
     assert "training 1,200/10,000" in line
     assert ("36 min 40 s left" in line) == (width > 30)
     assert ("loss 0.1872" in line) == (width == 120)
+
+
+def test_an_end_that_is_told_twice_is_one_line(capsys):
+    with Progress() as progress:
+        for stage in ("encoding", "verifying"):
+            for done in (0, 5, 5):
+                progress(stage, done, 5)
+    lines = [line.split()[:2] for line in capsys.readouterr().err.splitlines()]
+    both = [["0/5"], ["5/5"]]
+    assert lines == [[stage, *done] for stage in ("encoding", "verifying") for done in both]

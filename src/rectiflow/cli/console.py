@@ -70,6 +70,7 @@ class Progress:
         self._task: Any = None
         self._pace = Pace(0.0, 0)
         self._printed = 0.0
+        self._has_ended = False
 
     def __enter__(self) -> "Progress":
         return self
@@ -89,13 +90,14 @@ class Progress:
         text = status_text(done, total, self._pace.per_second(now, done), facts)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, text=text)
-        elif now - self._printed >= PLAIN_LINE_SECONDS or done == total:
-            self._printed = now
+        elif now - self._printed >= PLAIN_LINE_SECONDS or (done == total and not self._has_ended):
+            self._printed, self._has_ended = now, done == total
             note(f"{self._stage} {text}")
 
     def _open(self, stage: str, done: int, total: int | None, now: float) -> None:
         self._stage = stage
         self._pace, self._printed = Pace(now, done), float("-inf")
+        self._has_ended = False
         if sys.stderr.isatty():
             self._bar = status_bar(None)
             self._task = self._bar.add_task(stage, total=total, completed=done, text="")

@@ -114,7 +114,9 @@ def verify(
     from rectiflow.errors import DataError
 
     with Progress() as progress:
-        found = verify_store(store, lambda done, total: progress("verifying bytes", done, total))
+        found = verify_store(
+            store, lambda done, total: progress("verifying MB", done // 10**6, total // 10**6)
+        )
     files = found.manifest.files
     if as_json:
         damaged = [{"file": name, "problem": what} for name, what in found.damaged.items()]
