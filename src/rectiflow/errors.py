@@ -5,6 +5,11 @@ and the classes here into one line on stderr and exit code 2; `DivergenceError`,
 `ConnectionError` for a lost connection, into one line and exit code 1.
 """
 
+import errno
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of errors of the system that tell of a full disk, or of a full quota."""
+
 
 class DataError(ValueError):
     """A damaged file; the message names the file and, where there is one, the record."""

@@ -20,7 +20,7 @@ from rectiflow.data.manifest import ArraySpec, FileEntry
 from rectiflow.data.prefetch import Prefetch
 from rectiflow.data.shards import map_columns
 from rectiflow.data.store import Store
-from rectiflow.data.store_files import default_cache
+from rectiflow.data.store_files import RemoteFiles, default_cache
 from rectiflow.data.stored import StoreSource
 from rectiflow.errors import DataError, DiskFullError
 
@@ -166,6 +166,36 @@ def test_what_was_fetched_is_verified(made, fetched, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_file_that_the_disk_of_the_cache_damaged_is_fetched_again(made, fetched, tmp_path):
+    cache = FileCache(tmp_path, size_of(made, 40))
+    Store.open(URL, cache).rows([0])
+    entry = made.manifest.shards[0].samples
+    (tmp_path / entry.sha256).write_bytes(b"?" * entry.num_bytes)
+    assert Store.open(URL, cache).rows([0])["ids"] == ["record-0"]
+    (tmp_path / entry.sha256).write_bytes(b"?" * entry.num_bytes)
+    Store.open(URL, cache).verify()
+    assert fetched.count(entry.path) == 3
+
+
+def test_a_file_that_is_longer_than_announced_is_not_fetched_to_its_end(made, fetched, tmp_path):
+    entry = made.manifest.shards[0].samples
+    fsspec.filesystem("memory").pipe_file(f"/bucket/store/{entry.path}", b"x" * 40_000_000)
+    most = 0
+    cache = FileCache(tmp_path, size_of(made, 40))
+
+    def watched(path: Path) -> None:
+        nonlocal most
+        try:
+            RemoteFiles(URL, cache)._download(entry, path)
+        finally:
+            most = path.stat().st_size
+
+    with pytest.raises(DataError, match=r"samples/00000.arrow is damaged: it has more than \d+ b"):
+        cache.read(entry, watched, Path.read_bytes)
+    assert most < 10_000_000
+    assert num_cached(cache) == 0
+
+
 def test_what_is_missing_is_named(made, fetched, tmp_path):
     system = fsspec.filesystem("memory")
     store = Store.open(URL, FileCache(tmp_path, size_of(made, 40)))
@@ -181,6 +211,10 @@ def test_what_is_missing_is_named(made, fetched, tmp_path):
         Store.open("memory://bucket/other")
     with pytest.raises(ValueError, match=r"cannot open nothing://bucket: Protocol not known"):
         Store.open("nothing://bucket")
+    with pytest.raises(ValueError, match=r"cannot open reference://x: .*argument"):
+        Store.open("reference://x")
+    with pytest.raises(ValueError, match=r"must name one protocol, .*, got reference://::memory:"):
+        Store.open("reference://::memory://bucket/store")
 
 
 def test_a_cache_that_does_not_hold_what_is_mixed_is_refused(made, fetched, tmp_path):
@@ -202,7 +236,11 @@ def test_a_lost_connection_is_tried_again(made, fetched, tmp_path, monkeypatch):
     store = Store.open(URL, FileCache(tmp_path, size_of(made, 40)))
     assert store.rows([0])["ids"] == ["record-0"]
     errors += [ConnectionError("gone")] * 3
-    with pytest.raises(ConnectionError, match="gone"):
+    message = r"^memory://bucket/store/samples/00002.arrow cannot be fetched: gone$"
+    with pytest.raises(ConnectionError, match=message):
+        store.rows([5])
+    errors += [KeyError("no credentials")]  # not an OSError: waiting does not mend it
+    with pytest.raises(ConnectionError, match="cannot be fetched: 'no credentials'"):
         store.rows([5])
     errors[:] = [OSError(28, "No space left on device")]
     with pytest.raises(DiskFullError, match=r"disk of the cache .* is full; make room"):
@@ -261,8 +299,27 @@ def test_what_a_killed_process_left_takes_no_room(tmp_path):
     assert cache.read(entry, lambda path: path.write_bytes(b"abc"), Path.read_bytes) == b"abc"
     assert [path.name for path in folder.iterdir() if path.is_file()] == [entry.sha256]
     large = FileEntry(path="large", num_bytes=4, sha256="1" * 64)
-    with pytest.raises(ValueError, match="cache_bytes must hold the largest file, 4 bytes, got 3"):
+    with pytest.raises(
+        ValueError, match=r"data.cache_bytes must hold the largest file, 4 b.* got 3"
+    ):
         cache.read(large, lambda path: None, Path.read_bytes)
+
+
+def test_files_of_others_in_the_folder_of_a_cache_are_left_alone(tmp_path):
+    others = ["thesis.pdf", "thesis.pdf.partial", "a.1.partial", "0" * 63]
+    for name in others:
+        (tmp_path / name).write_bytes(b"x" * 100)
+    entries = [written(tmp_path / f"source-{k}", bytes([k]) * 3) for k in range(4)]
+    cache = FileCache(tmp_path, 6)
+    for k, entry in enumerate(entries):
+        content = bytes([k]) * 3
+        assert cache.read(entry, lambda p, c=content: p.write_bytes(c), Path.read_bytes) == content
+    (tmp_path / f"{entries[0].sha256[:3]}.partial").touch()
+    cache.read(entries[0], lambda path: path.write_bytes(bytes(3)), Path.read_bytes)
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    cached = {entry.sha256 for entry in (entries[0], entries[3])}
+    mine = {*(f"source-{k}" for k in range(4)), f"{entries[0].sha256[:3]}.partial"}
+    assert names == {*others, *cached, *mine}
 
 
 def test_a_file_on_its_way_keeps_its_room(tmp_path):

@@ -144,12 +144,16 @@ def test_an_interrupted_preparation_of_something_else_starts_over(tmp_path):
 PATHS = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def test_a_kill_just_before_the_last_rename_costs_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_kill_just_before_the_last_rename_costs_nothing(tmp_path, monkeypatch, is_there):
     folder = tmp_path / "store"
     monkeypatch.setattr("rectiflow.preparation.writing.publish", _killed)
     with pytest.raises(KeyboardInterrupt):
         prepare_store(FakeRecords(40), fake_encoders(), folder, BATCHING)
     assert not folder.exists()
+    (folder.with_name("store.partial") / "plan.json").unlink()  # the first step of publishing
+    if is_there:
+        folder.mkdir()
     encoders = fake_encoders()
     prepare_store(FakeRecords(40), encoders, folder, BATCHING).verify()
     assert encoders.autoencoder.num_pictures == 0

@@ -1,7 +1,9 @@
 """Several processes that encode one store: each record once, and the bytes of a single worker."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,7 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from rectiflow.errors import DiskFullError
 from rectiflow.preparation.prepare import Batching, Share, encode_share, prepare_store
+from rectiflow.preparation.writing import StoreWriter
 from tests.preparation.fakes import FakeRecords, fake_encoders
 from tests.preparation.test_prepare import PATHS, contents
 from tests.preparation.workers import NUM, PER_SHARD
@@ -114,6 +118,52 @@ def test_a_share_of_another_plan_leaves_the_shards_of_others_alone(tmp_path):
     assert contents(tmp_path / "store.partial") == before
     assert len(prepare_store(source, fake_encoders(), folder, BATCHING)) == NUM
     assert sorted(source.loaded) == list(range(NUM))
+
+
+def test_room_is_asked_for_what_no_worker_has_made_yet(tmp_path, monkeypatch):
+    folder, source = tmp_path / "store", FakeRecords(NUM)
+    encode_share(source, fake_encoders(), folder, Share(1, 3), BATCHING)
+    made = [path.stat().st_size for path in folder.with_name("store.partial").rglob("*.arrow")]
+    free = 3.5 * sum(made) / 2  # of 6 shards 2 are made; another 3 are missing after the first
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert encode_share(source, fake_encoders(), folder, Share(2, 3), BATCHING) is None
+    usage.free = 0.5 * sum(made) / 2
+    with pytest.raises(DiskFullError, match="encoding the other 16 records takes about"):
+        encode_share(source, fake_encoders(), folder, Share(3, 3), BATCHING)
+
+
+def test_a_store_may_be_published_the_moment_its_last_shard_is_written(tmp_path, monkeypatch):
+    """Another worker sees the last note before the worker that wrote it goes on."""
+    folder, plain = tmp_path / "store", StoreWriter.write_shard
+
+    def write_shard(self, number, indices, shard):
+        plain(self, number, indices, shard)
+        if number == NUM // PER_SHARD - 1:
+            self.partial.rename(tmp_path / "elsewhere")
+            monkeypatch.undo()
+
+    monkeypatch.setattr(StoreWriter, "write_shard", write_shard)
+    source = FakeRecords(NUM)
+    assert encode_share(source, fake_encoders(), folder, None, BATCHING) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_locks_that_a_kill_left_beside_a_store_go_when_it_is_used(tmp_path):
+    folder = tmp_path / "store"
+    prepare_store(FakeRecords(3), fake_encoders(), folder, BATCHING)
+    (tmp_path / "store.partial.lock").touch()
+    prepare_store(FakeRecords(3), fake_encoders(), folder, BATCHING)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with pytest.raises(ValueError, match=r"store.partial.lock must have locks, .*none \(No locks"):
+        prepare_store(FakeRecords(3), fake_encoders(), tmp_path / "store", BATCHING)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/2", "1/", "-1/2"])

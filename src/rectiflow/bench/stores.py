@@ -15,8 +15,9 @@ from rectiflow.data.manifest import (
     ShardEntry,
     json_hash,
 )
-from rectiflow.data.shards import checksum, write_columns
+from rectiflow.data.shards import write_columns
 from rectiflow.data.store import caption_column, text_column
+from rectiflow.sealing import sha256
 
 SIZE_PX, FACTOR = 256, 8
 CAPTIONS = ("alt", "synthetic")
@@ -105,4 +106,4 @@ def _draw(generator: np.random.Generator, spec: ArraySpec, num: int) -> np.ndarr
 def _write(folder: Path, path: str, columns: Mapping[str, Any]) -> FileEntry:
     write_columns(folder / path, columns)
     size = (folder / path).stat().st_size
-    return FileEntry(path=path, num_bytes=size, sha256=checksum(folder / path))
+    return FileEntry(path=path, num_bytes=size, sha256=sha256(folder / path))

@@ -26,7 +26,7 @@ from rectiflow.cli import (
     train,
 )
 from rectiflow.cli.console import note, show_warnings_as_notes
-from rectiflow.errors import DiskFullError, DivergenceError
+from rectiflow.errors import FULL_DISK, DiskFullError, DivergenceError
 
 app = typer.Typer(
     name="rectiflow",
@@ -130,7 +130,7 @@ def mistake(error: BaseException) -> str | None:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether `error`, or what caused it, is a full disk or a full quota."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
             return True
         if "No space left on device" in str(error):  # libraries in Rust and C++ only have the text
             return True

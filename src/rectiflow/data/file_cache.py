@@ -3,10 +3,12 @@
 CACHE/<sha256>                      a whole file, its checksum verified
 CACHE/<sha256>.<bytes>.partial      one on its way; its bytes are counted from the start
 CACHE/.locks/                       one lock per file on its way, one for making room
+
+Whatever else lies in the folder is left alone.
 """
 
-import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +17,14 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from rectiflow.data.manifest import FileEntry
-from rectiflow.data.shards import checksum
-from rectiflow.errors import DataError, DiskFullError
+from rectiflow.errors import FULL_DISK, DataError, DiskFullError
 from rectiflow.runs import sync
+from rectiflow.sealing import sha256
 
 T = TypeVar("T")
 Download = Callable[[Path], None]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_PARTIAL = ".partial"
+_NAME = re.compile(r"[0-9a-f]{64}(?:\.(?P<coming>\d+)\.partial)?")
 _ROOM = "room"
 _WAIT_SECONDS = 0.05
 
@@ -63,9 +64,11 @@ class FileCache:
             try:
                 return read(path)
             except (DataError, FileNotFoundError):
-                if path.exists():
+                if _is_whole(path, entry):
                     raise
-                # Another process needed the room before `read` had opened it: fetch it again.
+                # The disk damaged it meanwhile, or another process needed the room before `read`
+                # had opened it: fetch it again.
+                path.unlink(missing_ok=True)
 
     def fetch(self, entry: FileEntry, download: Download) -> None:
         """Fetch a file if it is not here and nobody is at it already; errors as `read`."""
@@ -87,18 +90,18 @@ class FileCache:
         return self.folder / entry.sha256
 
     def _fetch(self, entry: FileEntry, download: Download) -> None:
-        partial = self.folder / f"{entry.sha256}.{entry.num_bytes}{_PARTIAL}"
+        partial = self.folder / f"{entry.sha256}.{entry.num_bytes}.partial"
         try:
             self._reserve(partial, entry.num_bytes)
             download(partial)
-            if partial.stat().st_size != entry.num_bytes or checksum(partial) != entry.sha256:
+            if not _is_whole(partial, entry):
                 raise DataError(f"{entry.path} is damaged: its checksum does not fit the manifest")
             sync(partial)
             _note_use(partial)
             with self._locked(_ROOM):  # counted as the one or as the other
                 os.replace(partial, self._path(entry))
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL_DISK:
                 raise
             raise DiskFullError(
                 f"the disk of the cache {self.folder} is full; make room, or give "
@@ -112,11 +115,13 @@ class FileCache:
 
         The caller holds the file's lock: what lies here under that lock was left by a kill.
         """
-        for left in self.folder.glob(f"{partial.name[:_LOCK_DIGITS]}*{_PARTIAL}"):
-            left.unlink()
+        for left in self.folder.glob(f"{partial.name[:_LOCK_DIGITS]}*.partial"):
+            if _NAME.fullmatch(left.name):
+                left.unlink()
         if num_bytes > self.max_bytes:
             raise ValueError(
-                f"cache_bytes must hold the largest file, {num_bytes} bytes, got {self.max_bytes}"
+                f"data.cache_bytes must hold the largest file, {num_bytes} bytes, "
+                f"got {self.max_bytes}"
             )
         while True:
             with self._locked(_ROOM):
@@ -129,9 +134,12 @@ class FileCache:
         here: list[tuple[int, int, Path]] = []
         used = num_bytes
         for path in self.folder.iterdir():
-            if path.name.endswith(_PARTIAL):
-                used += self._coming(path)
-            elif (stat := _stat(path)) and not path.is_dir():
+            name = _NAME.fullmatch(path.name)
+            if name is None:
+                continue
+            if name["coming"]:
+                used += self._coming(path, int(name["coming"]))
+            elif stat := _stat(path):
                 here.append((stat.st_mtime_ns, stat.st_size, path))
                 used += stat.st_size
         for _, size, path in sorted(here):
@@ -141,14 +149,13 @@ class FileCache:
             used -= size
         return used <= self.max_bytes
 
-    def _coming(self, partial: Path) -> int:
+    def _coming(self, partial: Path, num_bytes: int) -> int:
         """Bytes of a file on its way; one whose process was killed is removed."""
-        name, num_bytes, _ = partial.name.split(".")
-        with self._locked(name[:_LOCK_DIGITS], wait=False) as is_free:
+        with self._locked(partial.name[:_LOCK_DIGITS], wait=False) as is_free:
             if is_free:
                 partial.unlink(missing_ok=True)
                 return 0
-        return int(num_bytes)
+        return num_bytes
 
     @contextmanager
     def _locked(self, name: str, wait: bool = True) -> Iterator[bool]:
@@ -171,6 +178,13 @@ _LOCK_DIGITS = 3
 
 def _lock_name(entry: FileEntry) -> str:
     return entry.sha256[:_LOCK_DIGITS]
+
+
+def _is_whole(path: Path, entry: FileEntry) -> bool:
+    try:
+        return path.stat().st_size == entry.num_bytes and sha256(path) == entry.sha256
+    except FileNotFoundError:
+        return False
 
 
 def _note_use(path: Path) -> None:

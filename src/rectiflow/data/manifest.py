@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ VERSION = 2
 LATENT_DTYPES = {"latent": "float32", "log_variance": "float16"}
 SAMPLE_ARRAYS = tuple(LATENT_DTYPES)
 """Arrays of a record; the others are text states, of a caption."""
+
+_PATH = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,12 @@ class EncoderStamp:
     scaling_factor: float
     factor: int
 
+    def __post_init__(self) -> None:
+        for name in ("shift_factor", "scaling_factor", "factor"):
+            value = getattr(self, name)
+            is_number = type(value) in (int, float) and math.isfinite(value)
+            _require(is_number, f"{name} must be a finite number", value)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
@@ -45,14 +56,28 @@ class ArraySpec:
     shape: tuple[int, ...]
     dtype: str
 
+    def __post_init__(self) -> None:
+        is_shape = self.shape and all(_is_count(side) and side for side in self.shape)
+        _require(is_shape, "the shape of an array must be of whole numbers >= 1", self.shape)
+        _require(self.dtype in ("float16", "float32"), "an array is float16 or 32", self.dtype)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """A file of the store: path relative to it with forward slashes, size, SHA-256."""
+    """A file of the store: path relative to it with forward slashes, size, SHA-256.
+
+    A manifest may be a stranger's, so neither path nor checksum, which names a file of the cache,
+    can lead out of a folder.
+    """
 
     path: str
     num_bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        _require(_fits(_PATH, self.path), "a path must stay inside the store", self.path)
+        _require(_is_count(self.num_bytes), "a size must be a whole number >= 0", self.num_bytes)
+        _require(_fits(_SHA256, self.sha256), "a SHA-256 has 64 digits 0-9a-f", self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +101,11 @@ class ShardEntry:
     num_cut: int
     samples: FileEntry
     texts: FileEntry
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            is_right = isinstance(value, FileEntry) or _is_count(value)
+            _require(is_right, f"{name} of a shard must be a whole number >= 0", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +133,15 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     quarantine: Mapping[str, int]
     left_out: FileEntry | None = None
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.size_px), "size_px must be a whole number", self.size_px)
+        names = [*self.captions, *self.arrays, *self.parent, *self.quarantine]
+        _require(all(isinstance(name, str) for name in names), "names must be strings", names)
+        has_counts = all(map(_is_count, self.quarantine.values()))
+        _require(has_counts, "quarantine must hold whole numbers", self.quarantine)
+        has_arrays = set(SAMPLE_ARRAYS) <= set(self.arrays) and self.captions
+        _require(has_arrays, f"there must be captions and {SAMPLE_ARRAYS}", list(self.arrays))
 
     @property
     def num_records(self) -> int:
@@ -190,9 +229,14 @@ class Manifest:
             if json_hash(own) != values["checksum"]:
                 raise DataError(f"{file} is damaged: its checksum does not fit its content")
             manifest = cls(**(own | _typed(own)))
+            expected = manifest.content()
         except (AttributeError, KeyError, TypeError) as error:
             raise DataError(f"{file} is damaged: {error!r}") from error
-        if manifest.content() != content:
+        except DataError:
+            raise
+        except ValueError as error:
+            raise DataError(f"{file} is damaged: {error}") from error
+        if expected != content:
             raise DataError(f"{file} is damaged: it is not as it was written")
         return manifest
 
@@ -207,6 +251,19 @@ def shard_from_json(values: Mapping[str, Any]) -> ShardEntry:
     """Read back `dataclasses.asdict` of a shard's entry."""
     files = {name: FileEntry(**values[name]) for name in ("samples", "texts")}
     return ShardEntry(**{**values, **files})
+
+
+def _require(holds: object, what: str, found: object) -> None:
+    if not holds:
+        raise ValueError(f"{what}, found {found!r:.80}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _fits(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _typed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ Types of columns, and why:
   NumPy view and a batch of rows is one gather.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,12 +43,6 @@ def write_columns(file: Path, columns: Mapping[str, Column]) -> None:
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(pa.record_batch(arrays, schema=schema))
         sink.flush()
-
-
-def checksum(file: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def map_columns(file: Path, num_rows: int) -> dict[str, np.ndarray | pa.Array]:

@@ -24,9 +24,10 @@ import torch
 
 from rectiflow.data.file_cache import FileCache
 from rectiflow.data.manifest import SAMPLE_ARRAYS, EncoderStamp, FileEntry, Manifest, ShardEntry
-from rectiflow.data.shards import checksum, map_columns
+from rectiflow.data.shards import map_columns
 from rectiflow.data.store_files import LocalFiles, RemoteFiles, store_files
 from rectiflow.errors import DataError
+from rectiflow.sealing import sha256
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -295,13 +296,17 @@ class _Shard:
 def damage_of(files: LocalFiles | RemoteFiles, entry: FileEntry) -> str:
     """What is wrong with a file of a store, read to its last byte; empty if nothing is."""
     try:
-        if files.read(entry, checksum) != entry.sha256:
-            return "is damaged: its checksum does not fit the manifest"
+        files.read(entry, partial(_require_whole, checksum=entry.sha256))
     except FileNotFoundError:
         return "is missing from the store"
-    except DataError as error:  # of a file that was fetched, which names it already
+    except DataError as error:  # that of a file that was fetched names it already
         return f"is damaged: {error}"
     return ""
+
+
+def _require_whole(file: Path, checksum: str) -> None:
+    if sha256(file) != checksum:
+        raise DataError("its checksum does not fit the manifest")
 
 
 def _copy_rows(

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import fsspec
 import fsspec.core
+from fsspec.callbacks import Callback
 
 from rectiflow.data.file_cache import FileCache
 from rectiflow.data.manifest import MANIFEST, FileEntry, Manifest
 from rectiflow.data.prefetch import Prefetch
-from rectiflow.errors import DataError
+from rectiflow.errors import FULL_DISK, DataError
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ CACHE_BYTES = 64_000_000_000
 WAIT_SECONDS = (1.0, 5.0, 25.0)
 """Pauses before a file that could not be fetched is asked for again."""
 
-NOT_AGAIN = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM}
+NOT_AGAIN = FULL_DISK | {errno.EACCES, errno.EPERM}
 """Errors that waiting does not mend."""
 
 
@@ -101,16 +101,21 @@ class RemoteFiles:
         cache: Where fetched files lie.
 
     Raises:
-        ValueError: If the protocol is unknown or its package is not installed.
+        ValueError: If the protocol is unknown or its package is not installed, or the URL is a
+            chain of several (`a::b`), some of which run what they read.
     """
 
     # Two windows of the order: the maps of one are kept while workers still read from it.
     max_open = 32
 
     def __init__(self, url: str, cache: FileCache) -> None:
+        if "::" in url:
+            raise ValueError(
+                f"a store's URL must name one protocol, as s3://bucket/store, got {url}"
+            )
         try:
             self._system, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise ValueError(f"cannot open {url}: {error}") from error
         self._root: str = str(root).rstrip("/")
         self.name, self.cache = url, cache
@@ -119,7 +124,9 @@ class RemoteFiles:
     def manifest(self) -> Manifest:
         name = f"{self.name.rstrip('/')}/{MANIFEST}"
         try:
-            content: Any = self._system.cat_file(f"{self._root}/{MANIFEST}")
+            content: Any = self._ask(
+                MANIFEST, lambda: self._system.cat_file(f"{self._root}/{MANIFEST}")
+            )
         except FileNotFoundError as error:
             message = f"{self.name} is not an encoded store: it has no {MANIFEST}"
             raise FileNotFoundError(message) from error
@@ -144,18 +151,50 @@ class RemoteFiles:
         self.cache.fetch(entry, lambda path: self._download(entry, path))
 
     def _download(self, entry: FileEntry, path: Path) -> None:
-        """Copy a file here; a lost connection is tried again."""
+        """Copy a file here, and no more bytes than it is to have."""
+        source = f"{self._root}/{entry.path}"
+        try:
+            self._ask(
+                entry.path,
+                lambda: self._system.get_file(source, str(path), callback=_Bound(entry)),
+            )
+        except FileNotFoundError as error:
+            raise DataError(f"{self.name}/{entry.path} is missing from the store") from error
+
+    def _ask(self, path: str, ask: Callable[[], T]) -> T:
+        """What the file system answers; a lost connection is tried again.
+
+        Raises:
+            ConnectionError: If it cannot be reached, or does not let us in.
+        """
         for wait in (*WAIT_SECONDS, None):
             try:
-                self._system.get_file(f"{self._root}/{entry.path}", str(path))
-                return
-            except FileNotFoundError as error:
-                raise DataError(f"{self.name}/{entry.path} is missing from the store") from error
-            except OSError as error:
-                if wait is None or error.errno in NOT_AGAIN:
+                return ask()
+            except (DataError, FileNotFoundError, PermissionError):
+                raise
+            except Exception as error:  # file systems have errors of their own, as of credentials
+                if isinstance(error, OSError) and error.errno in NOT_AGAIN:
                     raise
-                _log.warning("fetching %s/%s failed: %s; again", self.name, entry.path, error)
+                if wait is None or not isinstance(error, OSError):
+                    message = f"{self.name}/{path} cannot be fetched: {error or repr(error)}"
+                    raise ConnectionError(message) from error
+                _log.warning("fetching %s/%s failed: %s; again", self.name, path, error)
                 time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+
+class _Bound(Callback):
+    """Ends a download that brings more than the manifest announces, before it fills the disk."""
+
+    def __init__(self, entry: FileEntry) -> None:
+        super().__init__()
+        self._entry = entry
+
+    def call(self, hook_name: str | None = None, **kwargs: Any) -> None:
+        if max(self.value, self.size or 0) > self._entry.num_bytes:
+            raise DataError(
+                f"{self._entry.path} is damaged: it has more than {self._entry.num_bytes} bytes"
+            )
 
 
 def store_files(location: Path | str, cache: FileCache | None = None) -> LocalFiles | RemoteFiles:

@@ -10,6 +10,7 @@ byte 2 + n  encoding shard n
 Such locks belong to a process, not to a thread, so a process encodes a folder once at a time.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ except ImportError:  # not on Windows; there a folder must be encoded by one pro
     fcntl = None
 
 _SETTING_UP, _AT_WORK, _FIRST_SHARD = range(3)
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 _in_work: set[Path] = set()
 _guard = threading.Lock()
@@ -77,10 +80,10 @@ def working_on(folder: Path, partial: Path) -> Iterator[Claims]:
     One is alone at first, to set up; `join` lets the others in.
 
     Raises:
-        ValueError: If another thread of this process has come.
+        ValueError: If another thread of this process has come, or the file system has no locks.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = partial.with_name(f"{partial.name}.lock")
+    path = _lock_path(partial)
     with _only_thread(folder), _locked_file(path) as held:
         claims = Claims(held)
         try:
@@ -89,6 +92,17 @@ def working_on(folder: Path, partial: Path) -> Iterator[Claims]:
             with claims.alone(), suppress(OSError):
                 if not partial.exists() and not claims.are_others_here():
                     path.unlink()
+
+
+def clear_locks(folder: Path, partial: Path) -> None:
+    """Remove what a worker that was killed just after it had published left beside the store."""
+    if _lock_path(partial).exists():
+        with suppress(OSError, ValueError), working_on(folder, partial):
+            """Coming and going does it, unless somebody is here."""
+
+
+def _lock_path(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.lock")
 
 
 @contextmanager
@@ -132,6 +146,13 @@ def _lock(held: IO[bytes], byte: int, *, waits: bool = False, is_shared: bool = 
         fcntl.lockf(held, kind if waits else kind | fcntl.LOCK_NB, 1, byte)
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the system likes
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise ValueError(
+            f"the file system of {held.name} must have locks, by which workers agree, and has none "
+            f"({error.strerror}); encode on another disk and copy the store"
+        ) from error
     return True
 
 

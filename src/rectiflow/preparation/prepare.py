@@ -17,11 +17,13 @@ from rectiflow.data.manifest import MANIFEST, SAMPLE_ARRAYS, Manifest, json_hash
 from rectiflow.data.records import CAPTION_NAMES, RecordSource
 from rectiflow.data.store import QUARANTINE, Store
 from rectiflow.errors import DiskFullError
-from rectiflow.preparation.claims import Claims, working_on
+from rectiflow.preparation.claims import Claims, clear_locks, working_on
 from rectiflow.preparation.encode import Encoders, encode_shard
 from rectiflow.preparation.writing import (
     StoreWriter,
+    is_free,
     is_ready_to_publish,
+    partial_folder,
     publish,
     telling_of_full_disk,
 )
@@ -125,6 +127,7 @@ def encode_share(
     folder, batching = Path(folder), batching or Batching()
     blank = _blank_manifest(source, encoders)
     if (folder / MANIFEST).is_file():  # whole, so any number of processes may read it at once
+        clear_locks(folder, partial_folder(folder))
         return _reopen(folder, blank)
     work = _Work(source, encoders, blank, batching, share, on_progress or _no_report)
     writer = StoreWriter(folder)
@@ -191,11 +194,11 @@ def _set_up(
 ) -> bool:
     """Join the workers of this plan, the first of whom begins it; False if the store is whole."""
     folder = writer.folder
-    if is_ready_to_publish(folder) and not folder.exists():
+    if is_ready_to_publish(folder):
         publish(folder)
     if (folder / MANIFEST).is_file():
         return False
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise ValueError(f"{folder} is in the way: it is not empty, and not an encoded store")
     if not writer.has_plan(plan):
         if writer.is_open and claims.are_others_here():
@@ -273,8 +276,25 @@ class _Work:
                 on_batch=self._on_batch,
             )
             writer.write_shard(number, indices, shard)
-        _require_room(writer, len(self._source))
+        self._require_room(writer)
         return True
+
+    def _require_room(self, writer: StoreWriter) -> None:
+        """Say now that the disk will fill up, rather than hours later."""
+        done = sum(entry.last - entry.first for entry, _ in writer.done.values())
+        # Beside what is known here, other workers have finished shards.
+        missing = (self.num_shards - writer.num_finished) * self._per_shard
+        left = min(missing, len(self._source) - done)
+        needed = writer.num_bytes * left // done
+        if not writer.is_open:  # published meanwhile, its notes gone
+            return
+        free = shutil.disk_usage(writer.folder.parent).free
+        if needed > free:
+            raise DiskFullError(
+                f"encoding the other {left} records takes about {needed / 1e9:.2f} GB and "
+                f"{writer.folder.parent} has {free / 1e9:.2f} GB left; make room and repeat: what "
+                f"was encoded so far waits in {writer.partial}"
+            )
 
     def _indices(self, number: int) -> range:
         first = number * self._per_shard
@@ -307,19 +327,6 @@ def _records_per_shard(blank: Manifest, batching: Batching) -> int:
     of_sample = sum(sizes.pop(name) for name in SAMPLE_ARRAYS)
     record = of_sample + len(blank.captions) * sum(sizes.values())
     return max(1, min(batching.records_per_shard, batching.max_shard_bytes // record))
-
-
-def _require_room(writer: StoreWriter, total: int) -> None:
-    """Say now that the disk will fill up, rather than hours later."""
-    done = sum(shard.last - shard.first for shard, _ in writer.done.values())
-    needed = writer.num_bytes * (total - done) // done
-    free = shutil.disk_usage(writer.partial).free
-    if needed > free:
-        raise DiskFullError(
-            f"encoding the other {total - done} records takes about {needed / 1e9:.2f} GB and "
-            f"{writer.folder.parent} has {free / 1e9:.2f} GB left; make room and repeat: what was "
-            f"encoded so far waits in {writer.partial}"
-        )
 
 
 def _plain(manifest: Manifest, name: str) -> Any:

@@ -102,7 +102,7 @@ def open_prepared(
 ) -> Prepared:
     """Open a store that was encoded before, and one of held-out records or rows of the same.
 
-    Their files are not hashed, which may be terabytes; `find_damage` does that.
+    Their files are not hashed, which may be terabytes; `rectiflow data verify` does that.
 
     Args:
         encoders: Those of the recipe, which must have made both stores.

@@ -7,7 +7,6 @@ STORE.partial.lock                  see `claims`
 """
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
@@ -18,13 +17,13 @@ from typing import Any
 
 from rectiflow.data.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, shard_from_json
 from rectiflow.data.records import Quarantined
-from rectiflow.data.shards import checksum, write_columns
+from rectiflow.data.shards import write_columns
 from rectiflow.data.store import QUARANTINE
-from rectiflow.errors import DiskFullError
+from rectiflow.errors import FULL_DISK, DiskFullError
 from rectiflow.preparation.encode import EncodedShard
 from rectiflow.runs import read_json, sync, write_bytes, write_json
+from rectiflow.sealing import sha256
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _PLAN = "plan.json"
 
 
@@ -63,6 +62,11 @@ class StoreWriter:
         """Size of the finished shards."""
         shards = [entry for entry, _ in self.done.values()]
         return sum(shard.samples.num_bytes + shard.texts.num_bytes for shard in shards)
+
+    @property
+    def num_finished(self) -> int:
+        """Shards that are finished, also those by other workers that were never asked for."""
+        return sum(1 for _ in (self.partial / "progress").glob("[0-9]*.json"))
 
     def has(self, number: int) -> bool:
         """Whether a shard is finished, by whichever worker."""
@@ -117,7 +121,7 @@ class StoreWriter:
 
     def _entry(self, path: str) -> FileEntry:
         file = self.partial / path
-        return FileEntry(path=path, num_bytes=file.stat().st_size, sha256=checksum(file))
+        return FileEntry(path=path, num_bytes=file.stat().st_size, sha256=sha256(file))
 
     def _take(self, number: int, note: Mapping[str, Any]) -> None:
         entry = shard_from_json(note["shard"])
@@ -142,13 +146,20 @@ def publish(folder: Path) -> None:
     (partial / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(partial / "progress", ignore_errors=True)
     sync(partial)
+    if folder.exists():
+        folder.rmdir()  # it is empty, and not every system renames onto a folder
     os.replace(partial, folder)
     sync(folder.parent)
 
 
 def is_ready_to_publish(folder: Path) -> bool:
     """Whether the last preparation was killed between its manifest and its last rename."""
-    return (partial_folder(folder) / MANIFEST).is_file()
+    return (partial_folder(folder) / MANIFEST).is_file() and is_free(folder)
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a store may take this name: nothing is there, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 @contextmanager
@@ -157,7 +168,7 @@ def telling_of_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL_DISK:
             raise
         raise DiskFullError(
             f"the disk of {folder.parent} is full; what was encoded so far waits in "
