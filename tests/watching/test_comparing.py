@@ -1,5 +1,7 @@
 """What differs in recipes stands beside what differs in results, and no more."""
 
+import json
+
 import pytest
 
 from rectiflow.watching.comparing import common_images, compare, comparison_lines, flat, loss_at
@@ -62,6 +64,25 @@ def test_what_makes_losses_incomparable_is_said(tmp_path):
     assert "data or encoders differ" in notes
     assert "lengths" not in notes
     assert compare(records[:1] * 2).notes == []
+
+
+def test_what_a_run_does_not_tell_is_no_difference(tmp_path):
+    """One has ended, one goes on, one has a recipe from before a setting was there."""
+    records = records_of(tmp_path, a={"data__latent": "mean", "data__cache_bytes": 1}, b={})
+    path = records[0].run.result_path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store": "x", "machine": "m"}))
+    made_up.run(tmp_path / "c", made_up.rows(), made_up.recipe(data__cache_bytes=2))
+    comparison = compare(read_runs([tmp_path], NOW))
+    assert comparison.notes == []
+    assert [row.name for row in comparison.made_on] == []
+    path = records[1].run.result_path
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"store": "y", "machine": "n"}))
+    comparison = compare(read_runs([tmp_path], NOW))
+    assert values(comparison.made_on) == {"machine": ["m", "n", None], "store": ["x", "y", None]}
+    assert [note.split(":")[0] for note in comparison.notes] == [
+        "data or encoders differ",
+        "machines or precisions differ",
+    ]
 
 
 def test_a_comparison_needs_two(tmp_path):

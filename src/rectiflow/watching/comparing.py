@@ -13,6 +13,7 @@ ABSENT = "-"
 SIDE_BY_SIDE = 5
 """So many runs are columns of a table; more are its lines."""
 
+_OF_NO_EFFECT = {"data.cache_dir", "data.cache_bytes"}
 _WINDOW = 0.1  # of the pictures both have seen: the stretch that their losses are averaged over
 
 
@@ -29,6 +30,11 @@ class Row:
     name: str
     values: Sequence[Any]
     texts: Sequence[str]
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether two of the runs that have it differ in it."""
+        return len({text for text in self.texts if text != ABSENT}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,15 @@ def compare(records: Sequence[RunRecord]) -> Comparison:
     if len(records) < 2:
         raise ValueError(f"a comparison needs at least two runs, got {len(records)}")
     recipe = differing([flat(record.config) for record in records])
-    made_on = differing([{n: r.result.get(n) for n in MADE_ON if n in r.result} for r in records])
+    facts = differing([{n: r.result[n] for n in MADE_ON if n in r.result} for r in records])
+    # A run that has not ended, or went wrong, has no such facts: that is no difference.
+    made_on = [row for row in facts if row.is_told_apart]
     return Comparison(
         [record.name for record in records],
         recipe,
         made_on,
         _results(records),
-        _notes({row.name for row in (*recipe, *made_on)}, records),
+        _notes({row.name for row in (*recipe, *made_on) if row.is_told_apart}, records),
     )
 
 
@@ -143,7 +151,8 @@ def _notes(names: set[str], records: Sequence[RunRecord]) -> list[str]:
             "formulations differ: loss and val_loss are each of their own target, "
             "velocity_error compares them"
         )
-    if any(name.startswith(("data.", "encoders.")) for name in names) or "store" in names:
+    of_data = {name for name in names if name.startswith(("data.", "encoders."))} - _OF_NO_EFFECT
+    if of_data or "store" in names:
         notes.append("data or encoders differ: losses are of other pictures or latents")
     if names & {"device", "machine", "precision"}:
         notes.append("machines or precisions differ: speeds are of different machines")

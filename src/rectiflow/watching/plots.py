@@ -82,7 +82,7 @@ def metric_charts(records: Sequence[RunRecord], names: Sequence[str]) -> list[Dr
     for name in names:
         if name not in known:
             raise ValueError(f"no run logged a metric {name!r}; {nearest(name, known)}")
-        # A run without the metric has its place all the same: colours are those of the other charts.
+        # A run without the metric has its place all the same: colours are as in other charts.
         curves = [(record.name, record.history.curve(name)) for record in records]
         values = np.concatenate([curve.values for _, curve in curves])
         is_log = bool(values.min() > 0 and values.max() > _WIDE * values.min())
