@@ -18,6 +18,8 @@ from rectiflow.training.settings.speed import SpeedSettings
 from tests.nn.test_mmdit import awake, inputs, relative
 from tests.training.tiny import draws, tiny_objective, tiny_settings, tiny_train
 
+CPU = torch.device("cpu")
+
 
 def settings(**levers):
     return tiny_settings(num_steps=4, speed=SpeedSettings(**levers))
@@ -39,7 +41,7 @@ def test_a_run_that_forgets_activations_ends_in_the_same_weights(tmp_path, polic
 def test_what_a_step_holds_falls_with_each_lever():
     def held(**levers):
         network = awake()
-        prepare_network(network, SpeedSettings(**levers))
+        prepare_network(network, SpeedSettings(**levers), CPU)
         return held_bytes(lambda: network(*inputs()))
 
     full = held(activation_checkpointing="full")
@@ -85,12 +87,12 @@ def test_what_cannot_work_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"must be 0 where activation_checkpointing is none, got"):
         SpeedSettings(activation_budget=0.5)
     with pytest.raises(ValueError, match="needs a network with blocks, Linear has none"):
-        prepare_network(nn.Linear(2, 2), SpeedSettings(compile="blocks"))
+        prepare_network(nn.Linear(2, 2), SpeedSettings(compile="blocks"), CPU)
     with pytest.raises(ValueError, match=r"needs a GPU of compute capability >= 8\.9, got cpu"):
-        prepare_network(awake(), SpeedSettings(fp8=True))
+        prepare_network(awake(), SpeedSettings(fp8=True), CPU)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler on a CPU"):
-        prepare_network(awake(), SpeedSettings(compile="blocks"))
+        prepare_network(awake(), SpeedSettings(compile="blocks"), CPU)
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs torchao: pip install 'rectiflow\[fp8\]'"):
         use_fp8(list(awake().blocks))
@@ -156,6 +158,6 @@ def test_a_compiled_run_has_the_same_losses_and_its_divergence_is_traced(tmp_pat
 
 def test_levers_leave_the_draws_of_a_loss_alone():
     plain, forgetting = tiny_objective(), tiny_objective()
-    prepare_network(forgetting.model, SpeedSettings(activation_checkpointing="full"))
+    prepare_network(forgetting.model, SpeedSettings(activation_checkpointing="full"), CPU)
     batch = {"latent": torch.ones(4, 2, 4, 4), "states": torch.ones(4, 3)}
     assert forgetting.loss(batch, draws(4)).loss.equal(plain.loss(batch, draws(4)).loss)

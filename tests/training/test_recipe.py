@@ -41,6 +41,9 @@ def test_the_kind_decides_the_sections(path):
     assert isinstance(load_recipe(path, ["kind=encoders"]), EncodersRecipe)
     with pytest.raises(ValueError, match=r"unknown setting sampling; known: data, kind, model"):
         load_recipe(path, ["kind=autoencoder", "sampling.num_steps=3"])
+    for kind in ("autoencoder", "encoders"):
+        with pytest.raises(ValueError, match=r"training.speed makes the blocks .* got SpeedSet"):
+            load_recipe(path, [f"kind={kind}", "training.speed.compile=blocks"])
 
 
 def test_a_model_is_an_mmdit_unless_it_says_otherwise(path):

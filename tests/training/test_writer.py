@@ -34,7 +34,7 @@ def test_training_goes_on_while_what_was_asked_for_is_written(tmp_path):
     with CheckpointWriter(run) as writer:
         writer.write(save, made_up(3, weight), RETAIN)
         weight.mul_(10)
-        writer.check()  # waits for nothing
+        assert not writer.has_failed  # as far as it knows: it waits for nothing
         assert checkpoints.newest(run) is None
         let_go.set()
         writer.write(checkpoint.save, made_up(4, weight), RETAIN)  # waits for the one before
@@ -59,9 +59,7 @@ def write(writer):
     writer.write(checkpoint.save, made_up(4, torch.ones(1)), RETAIN)
 
 
-@pytest.mark.parametrize(
-    "ask", [CheckpointWriter.check, CheckpointWriter.finish, write, leave], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("ask", [CheckpointWriter.finish, write, leave], ids=lambda f: f.__name__)
 def test_a_failure_is_told_once_by_whatever_is_asked_next(tmp_path, ask):
     def fail(*_):
         raise OSError(28, "No space left on device")
@@ -69,9 +67,11 @@ def test_a_failure_is_told_once_by_whatever_is_asked_next(tmp_path, ask):
     writer = CheckpointWriter(Run(tmp_path))
     writer.write(fail, made_up(3, torch.ones(1)), RETAIN)
     writer._thread.join()
+    assert writer.has_failed
     with pytest.raises(OSError, match="No space left"):
         ask(writer)
     writer.finish()
+    assert not writer.has_failed
     assert checkpoints.newest(Run(tmp_path)) is None
 
 

@@ -23,6 +23,7 @@ from rectiflow.runs import Run
 from rectiflow.training.hooks import Hooks
 from rectiflow.training.loop import train
 from rectiflow.training.objectives.flow import FlowObjective
+from rectiflow.training.ranks import ALONE
 from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.validation import FlowValidation
 
@@ -79,16 +80,30 @@ def tiny_settings(**changes):
     return TrainingSettings(**{**defaults, **changes})
 
 
-def tiny_train(folder, settings=None, objective=None, on_progress=None, observers=(), source=None):
+def tiny_train(
+    folder,
+    settings=None,
+    objective=None,
+    on_progress=None,
+    observers=(),
+    source=None,
+    ranks=ALONE,
+):
     objective = objective or tiny_objective()
     hooks = Hooks(
-        validate=FlowValidation(objective, TinySource(6, seed=9), seed=3),
+        validate=FlowValidation(objective, TinySource(6, seed=9), seed=3, ranks=ranks),
         observers=observers,
         on_progress=on_progress,
     )
     settings = settings or tiny_settings()
     return train(
-        objective, source or TinySource(), settings, Run(Path(folder)), seed=3, hooks=hooks
+        objective,
+        source or TinySource(),
+        settings,
+        Run(Path(folder)),
+        seed=3,
+        hooks=hooks,
+        ranks=ranks,
     )
 
 

@@ -182,7 +182,7 @@ def our_loops(task: Task, levers: Mapping[str, SpeedSettings]) -> dict[str, Loop
     loops = {}
     for name, lever in levers.items():
         network = twin_of(first)
-        prepare_network(network, lever)
+        prepare_network(network, lever, task.device)
         objective = FlowObjective(network, form, 0.0, lambda states, keep: states)
         batch = {"latent": latent, "states": cond}
         loops[name] = Loop(partial(_descend, task, objective, batch), update)

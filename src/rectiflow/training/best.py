@@ -31,8 +31,7 @@ class BestKeeper:
     """
 
     def __init__(self, run: Run, step: int, writer: CheckpointWriter) -> None:
-        least = _least_kept(run, step) if writer.ranks.is_first else float("inf")
-        self._writer, self._least = writer, writer.ranks.first(least)
+        self._writer, self._least = writer, writer.ranks.once(lambda: _least_kept(run, step))
 
     def offer(self, state: TrainState, metrics: Mapping[str, Any]) -> None:
         """Keep the present weights if their average is better than all before.

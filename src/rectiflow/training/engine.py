@@ -17,8 +17,8 @@ and https://github.com/pytorch/ao/tree/main/torchao/float8)."""
 MIN_FP8_CAPABILITY = (8, 9)
 
 
-def prepare_network(network: nn.Module, speed: SpeedSettings) -> None:
-    """Apply `training.speed` to a network in place, where it will train.
+def prepare_network(network: nn.Module, speed: SpeedSettings, device: torch.device) -> None:
+    """Apply `training.speed` to a network in place, which is to train on a device.
 
     It stays the same object with the same names and weights. To be called before the network is
     sharded or wrapped: shards are gathered outside what is forgotten, and that is inside what is
@@ -31,12 +31,12 @@ def prepare_network(network: nn.Module, speed: SpeedSettings) -> None:
         return
     blocks = blocks_of(network)
     if speed.fp8:
-        _require_fp8(next(network.parameters()).device)
+        _require_fp8(device)
         use_fp8(blocks)
     if speed.activation_checkpointing != "none":
         forget_activations(network, speed.activation_checkpointing, speed.activation_budget)
     if speed.compile == "blocks":
-        _require_compiler(next(network.parameters()).device)
+        _require_compiler(device)
         compile_blocks(blocks)
 
 

@@ -154,7 +154,7 @@ class _Loop:
         # This process alone counts, so that the same command can go on.
         is_late = minutes is not None and now - self._started > CLOCK_GUARD * minutes * 60
         is_due = every > 0 and now - self._last_checkpoint >= every
-        return Word(self.stop_request.name, is_late, is_due)
+        return Word(self.stop_request.name, is_late, is_due, self.writer.has_failed)
 
     def _agreed(self) -> Word:
         """What all say, told at the last step or, where none was taken, now; rank 0 has the clock.
@@ -240,7 +240,7 @@ class _Loop:
         rate = rate_factor(state.step, self.num_steps, self.settings)
         started = time.perf_counter()
         self._step_at_hand = state.step + 1
-        self.writer.check()
+        self._tell_of_failed_checkpoints()
         metrics = self.stepper.step(state, self._feed, rate)
         seconds = time.perf_counter() - started
         self._settle_pace(seconds)
@@ -253,6 +253,12 @@ class _Loop:
         self._last_tick = now
         if self._checkpoint_is_due():
             self._save()
+
+    def _tell_of_failed_checkpoints(self) -> None:
+        """Raise in all processes, at the same step, what any of them knows of by the last one."""
+        heard = [self._word()] if self.ranks.is_alone else self.stepper.heard
+        if any(word.has_failed for word in heard):
+            self.writer.finish()  # raises: the writers have told each other
 
     def _settle_pace(self, seconds: float) -> None:
         """Turn minutes into steps, once: after the last of PACE_STEPS, before any decay."""

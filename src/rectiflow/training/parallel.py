@@ -187,7 +187,8 @@ def _host_group() -> ProcessGroup:
 def shard(model: nn.Module, ranks: Ranks) -> None:
     """Split a model over processes, if it is to be; it stays the same object with the same names.
 
-    Its parameters are DTensors afterwards. It is where it trains, and the same in all processes.
+    Its parameters are DTensors afterwards, on the devices of the mesh, to which they go block by
+    block: a model on the host is nowhere whole beside it. It is the same in all processes.
 
     Raises:
         ValueError: If it has no blocks, which are gathered one at a time.

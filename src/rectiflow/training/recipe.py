@@ -14,6 +14,7 @@ from rectiflow.training.settings.data import AnyData, EncodersSettings, PictureD
 from rectiflow.training.settings.objectives import AutoencoderLoss, EncodersLoss, FlowSettings
 from rectiflow.training.settings.parallel import ParallelSettings
 from rectiflow.training.settings.sampling import SamplingSettings
+from rectiflow.training.settings.speed import SpeedSettings
 from rectiflow.training.settings.training import TrainingSettings
 
 Data = Annotated[AnyData, by_kind]
@@ -171,6 +172,11 @@ def _check_no_network(training: TrainingSettings, data: PictureData) -> None:
         raise ValueError(
             "training.attention_blocks watches the network of a flow; it must be 0 here, "
             f"got {training.attention_blocks}"
+        )
+    if training.speed != SpeedSettings():
+        raise ValueError(
+            "training.speed makes the blocks of a flow's network faster; it must be left as it is "
+            f"here, got {training.speed}"
         )
     if data.latent != "mean":
         raise ValueError(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rectiflow.checkpoints import newest
-from rectiflow.errors import DiskFullError
+from rectiflow.errors import FULL_DISK, DiskFullError
 from rectiflow.runs import Run
 from rectiflow.training.averages import further_averages
 from rectiflow.training.checkpoint import newest_whole
@@ -14,7 +14,7 @@ from rectiflow.training.ema import Ema, exponential
 from rectiflow.training.engine import prepare_network
 from rectiflow.training.objectives.base import Objective
 from rectiflow.training.optim import Optimizers
-from rectiflow.training.parallel import shard
+from rectiflow.training.parallel import is_split, shard
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.resume import load_initial
 from rectiflow.training.settings.training import TrainingSettings
@@ -34,8 +34,10 @@ def starting_state(
     Raises:
         DataError: If there are checkpoints and every one is damaged.
     """
-    model = objective.model.to(stepper.device)
-    prepare_network(model, settings.speed)
+    model = objective.model
+    if not is_split(ranks):
+        model.to(stepper.device)  # else it never is there as a whole
+    prepare_network(model, settings.speed, stepper.device)
     found = newest_whole(run, ranks)
     if found is None and settings.init_from is not None:
         load_initial(model, settings.init_from)
@@ -50,7 +52,6 @@ def starting_state(
     return state
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -65,11 +66,13 @@ def explaining_the_disk(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, DiskFullError) or not (error.errno in _FULL or _is_closed(error, run)):
+        if isinstance(error, DiskFullError) or not (
+            error.errno in FULL_DISK or _is_closed(error, run)
+        ):
             raise
         last = newest(run)
         kept = f"the last one, {last}, is intact" if last else "none was written before"
-        if error.errno in _FULL:
+        if error.errno in FULL_DISK:
             raise DiskFullError(
                 f"the disk of {run.folder} is full; of the checkpoints {kept}; "
                 "free some space and run the same command to resume"

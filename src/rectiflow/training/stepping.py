@@ -26,7 +26,7 @@ from rectiflow.training.divergence import (
 )
 from rectiflow.training.metrics import Stopwatch
 from rectiflow.training.objectives.base import Batch, Objective, Terms
-from rectiflow.training.parallel import Spread
+from rectiflow.training.parallel import Spread, is_split
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.settings.training import TrainingSettings
 from rectiflow.training.state import TrainState
@@ -41,11 +41,13 @@ class Word:
         stop: Name of the signal that asked it to stop, None if none did.
         is_late: Whether the clock's guard stops the run.
         is_checkpoint_due: Whether a checkpoint is due.
+        has_failed: Whether a checkpoint could not be written, as far as it knows yet.
     """
 
     stop: str | None = None
     is_late: bool = False
     is_checkpoint_due: bool = False
+    has_failed: bool = False
 
 
 class Stepper:
@@ -98,7 +100,7 @@ class Stepper:
             parts.append(Part(batch, draws, terms.detached()))
             watch.lap("backward_seconds")
         norm, parts = _on_host(state.optimizers.clip(self.settings.clip_norm), parts)
-        terms = self._exchange(parts)
+        norm, terms = self._exchange(norm, parts)
         self._check(state, norm, parts, terms)
         state.optimizers.set_rate(rate)
         state.optimizers.step()
@@ -117,9 +119,16 @@ class Stepper:
         return {"loss": total / self.settings.batch_size, "gradient_norm": norm}
 
     def autocast(self) -> torch.autocast:
-        """Matrix work in the run's precision."""
+        """Matrix work in the run's precision.
+
+        Its copies of weights are not kept for a second use, of which there is none, where the
+        weights are split: that of a block is on the device while the block is at work.
+        """
         return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+            self.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bf16",
+            cache_enabled=not is_split(self.ranks),
         )
 
     @contextmanager
@@ -142,13 +151,17 @@ class Stepper:
         with self.autocast():
             return self._mean(self.objective.loss(to_device(part.batch, self.device), part.draws))
 
-    def _exchange(self, parts: Sequence[Part]) -> list[Terms]:
-        """The terms of each microbatch, of the samples of all processes in their order."""
+    def _exchange(self, norm: float, parts: Sequence[Part]) -> tuple[float, list[Terms]]:
+        """The norm, and each microbatch's terms of the samples of all processes in their order.
+
+        All go by one norm, the largest, since machines may round differently; nan, if one is.
+        """
         if self.ranks.is_alone:
-            return [part.terms for part in parts]
-        heard = self.ranks.gather(([_arrays(part.terms) for part in parts], self._say()))
-        self.heard = [word for _, word in heard]
-        return [_joined([arrays[k] for arrays, _ in heard]) for k in range(len(parts))]
+            return norm, [part.terms for part in parts]
+        heard = self.ranks.gather((norm, [_arrays(part.terms) for part in parts], self._say()))
+        self.heard = [word for *_, word in heard]
+        terms = [_joined([arrays[k] for _, arrays, _ in heard]) for k in range(len(parts))]
+        return float(np.max([each for each, *_ in heard])), terms
 
     def _check(
         self, state: TrainState, norm: float, parts: Sequence[Part], terms: Sequence[Terms]

@@ -64,10 +64,10 @@ class CheckpointWriter:
         )
         self._thread.start()
 
-    def check(self) -> None:
-        """Raise what went wrong, if anything did so far; waits for nothing."""
-        if self._thread is None or not self._thread.is_alive():
-            self.finish()
+    @property
+    def has_failed(self) -> bool:
+        """Whether something went wrong so far that is not yet raised; waits for nothing."""
+        return self._failure is not None
 
     def finish(self) -> None:
         """Wait until all that was asked for is on the disk."""

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import time
 
 import pytest
 import torch
@@ -18,7 +19,14 @@ from rectiflow.training.parallel import shard
 from rectiflow.training.settings.sections import AveragesSettings, RetainSettings
 from rectiflow.training.writer import CheckpointWriter
 from tests.training.distributed.jobs import run_job, training
-from tests.training.tiny import TinySource, assemble, draws, tiny_objective, tiny_settings
+from tests.training.tiny import (
+    TinySource,
+    assemble,
+    draws,
+    tiny_objective,
+    tiny_settings,
+    tiny_train,
+)
 
 SHAPES = {"even": (8, 3), "uneven": (7, 2, 2), "few": (3, 5), "one": (1,), "vector": (9,)}
 
@@ -81,6 +89,34 @@ def fail(ranks, pipe, folder):
     except OSError as error:
         return error.errno
     return None
+
+
+def train_on_a_full_disk(ranks, pipe, folder, settings):
+    """The last process finds out first, while the others train on."""
+    if ranks.rank == ranks.num - 1:
+
+        def write(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        tensor_folder.Snapshot.lookup_object = write
+    else:
+        work = CheckpointWriter._work
+
+        def late(*arguments):
+            work(*arguments)
+            time.sleep(0.5)
+
+        CheckpointWriter._work = late
+    seen = []
+
+    def on_progress(step, *_):
+        seen.append(step)
+
+    try:
+        tiny_train(folder, settings, on_progress=on_progress, ranks=ranks)
+    except OSError as error:
+        return type(error).__name__, str(error), seen[-1]
+    return "finished", "", seen[-1]
 
 
 def average(ranks, pipe):
@@ -151,6 +187,17 @@ def test_averages_of_split_weights_are_those_of_whole_ones():
 def test_a_full_disk_of_one_process_is_told_to_all_and_leaves_nothing(tmp_path):
     assert run_job(2, "fsdp", fail, tmp_path) == [errno.ENOSPC] * 2
     assert not any((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_disk_that_fills_up_ends_all_processes_at_one_step_with_the_same_words(tmp_path, kind):
+    settings = tiny_settings(optimizer="adamw", num_steps=5000, validate_every_steps=0)
+    told = run_job(2, kind, train_on_a_full_disk, tmp_path, settings)
+    assert told[0] == told[1]
+    assert told[0][0] == "DiskFullError"
+    assert "is full; of the checkpoints none was written before" in told[0][1]
+    assert 5 <= told[0][2] < 4999
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ class FlowObjective(Objective[nn.Module]):
 
     def _output(self, batch: Batch, data: Tensor, noise: Tensor, t: Tensor, keep: Tensor) -> Tensor:
         x = self.formulation.path.interpolate(data, noise, t)
-        cond = self._assemble(batch["states"], keep.to(data.device))
+        cond = self._assemble(batch["states"], _beside(data, keep))
         return self.formulation.output(self.model, x, t, cond)
 
 
@@ -83,4 +83,9 @@ def _in_place(batch: Batch, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, T
     """Latents in float32 at least, and times and noises beside them."""
     data = batch["latent"]
     data = data.to(torch.promote_types(data.dtype, torch.float32))
-    return data, t.to(data.device), noise.to(data)
+    return data, _beside(data, t), _beside(data, noise).to(data)
+
+
+def _beside(data: Tensor, drawn: Tensor) -> Tensor:
+    """What was drawn on the host, on the device of the data; it is not waited for."""
+    return drawn.to(data.device, non_blocking=data.is_cuda)
