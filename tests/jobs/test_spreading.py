@@ -57,6 +57,11 @@ def test_on_gpus_auto_is_what_a_plan_advises():
     assert _advised(load_recipe("scenes-tiny"), "NVIDIA H200", 8) == "ddp"
     large = load_recipe("scenes-tiny", ["model.depth=38", "training.batch_size=256"])
     assert _advised(large, "NVIDIA H100 80GB HBM3", 8) == "fsdp"
+    # What 512 samples keep for the backward pass leaves no room for whole weights.
+    middle = ["model.depth=24", "training.batch_size=4096"]
+    assert _advised(load_recipe("scenes-tiny", middle), "NVIDIA H100 80GB HBM3", 8) == "fsdp"
+    parts = load_recipe("scenes-tiny", [*middle, "training.num_microbatches=32"])
+    assert _advised(parts, "NVIDIA H100 80GB HBM3", 8) == "ddp"
     assert _advised(large, "Tesla V100-SXM2-32GB", 8) == "ddp"
 
 

@@ -1,5 +1,7 @@
 """What is advised: the fastest that fits, the simpler of equals, and why."""
 
+from dataclasses import replace
+
 import pytest
 
 from rectiflow.nn.releases import RELEASES
@@ -27,6 +29,16 @@ def test_blocks_are_computed_anew_only_where_memory_asks_for_it():
     (tight,) = ways_of(workload(), of(1, 10, memory_bytes=25_000))
     assert (roomy.is_checkpointed, tight.is_checkpointed) == (False, True)
     assert tight.step.computing > roomy.step.computing
+
+
+def test_a_given_pass_is_taken_whether_it_fits_or_not():
+    cluster = replace(of(1, 10, memory_bytes=25_000), microbatch=4, is_checkpointed=False)
+    (way,) = ways_of(workload(), cluster)
+    assert (way.microbatch, way.num_microbatches, way.is_checkpointed) == (4, 3, False)
+    assert way.memory["activations"] == 4 * 900
+    assert not way.fits
+    with pytest.raises(ValueError, match=r"nothing fits: at 4 samples a pass a GPU would hold"):
+        advised([way], 1)
 
 
 def test_ways_of_a_cluster_are_those_that_its_nodes_allow():

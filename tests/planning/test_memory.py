@@ -27,8 +27,10 @@ def test_a_shard_is_its_part_of_the_weights_and_two_whole_blocks_with_their_grad
     parts = memory_parts(workload(), 8, 3, is_checkpointed=True)
     assert parts["weights"] == 4000 // 8 + 16
     assert [parts[name] for name in ("gradients", "optimizer", "ema")] == [500, 1000, 500]
-    assert parts["copies"] == 2 * 100 * (2 + 4)
+    assert parts["copies"] == 2 * 100 * (4 + 4) + 2000 // 10  # and bf16 copies of one
     assert parts["activations"] == 3 * 200
+    kept = memory_parts(workload(), 8, 3, is_checkpointed=False)
+    assert kept["copies"] == 2 * 100 * (4 + 4) + 2000  # all that the backward pass needs
 
 
 def test_muon_keeps_one_average_of_the_weights_it_takes():

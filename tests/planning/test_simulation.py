@@ -93,9 +93,9 @@ def test_gradients_are_exchanged_once_a_step_and_weights_gathered_in_every_pass(
     once, twice = (
         simulate(work, device, "fsdp", 4, 1, n, efficiency=1.0).communicating for n in (1, 2)
     )
-    weights, gradients = (gather_seconds(n * 100, 4, device) for n in (2, 4))
-    assert once == pytest.approx(10 * (2 * weights + gradients))
-    assert twice - once == pytest.approx(10 * 2 * weights)
+    each = gather_seconds(400, 4, device)  # of a block's weights, or gradients, in float32
+    assert once == pytest.approx(10 * 3 * each)
+    assert twice - once == pytest.approx(10 * 2 * each)
     summed = all_reduce_seconds(400, 4, device)
     for num in (1, 2):
         found = simulate(work, device, "ddp", 4, 1, num, efficiency=1.0)
@@ -105,7 +105,7 @@ def test_gradients_are_exchanged_once_a_step_and_weights_gathered_in_every_pass(
 def test_hsdp_sums_within_the_node_then_its_shard_across():
     device = gpu()
     found = simulate(workload(), device, "hsdp", 8, 1, 1, efficiency=1.0).communicating
-    inside = 2 * gather_seconds(200, 4, device) + gather_seconds(400, 4, device)
+    inside = 3 * gather_seconds(400, 4, device)
     assert found == pytest.approx(10 * (inside + across_seconds(100, 2, device)))
 
 

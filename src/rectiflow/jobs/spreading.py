@@ -18,8 +18,9 @@ _log = logging.getLogger(__name__)
 def spreading_of(recipe: Recipe, device: torch.device, num: int) -> ParallelSettings:
     """The recipe's `parallel` section with `auto` resolved for `num` processes, one a device.
 
-    On GPUs the way that a plan advises for a flow; DDP where there is no plan for the card, on
-    CPUs, and for models that are no networks of a flow, which are small.
+    On GPUs the way that a plan advises for a flow, with the recipe's own microbatches and
+    checkpointing (what forgets only some activations is taken to keep all); DDP where there is no
+    plan for the card, on CPUs, and for models that are no networks of a flow, which are small.
     """
     settings = recipe.parallel
     if settings.kind != "auto" or num == 1:
@@ -38,14 +39,18 @@ def _advised(recipe: FlowRecipe, card: str, num: int) -> str:
     if gpu is None:
         _log.warning("there is no plan for a %s: parallel.kind is ddp", card)
         return "ddp"
-    subject = recipe_subject(recipe)
+    subject, training = recipe_subject(recipe), recipe.training
+    forgets_all = training.speed.activation_checkpointing == "full"
+    forgets_all &= not training.speed.activation_budget
     cluster = Cluster(
         gpu=gpu,
         num_gpus=num,
         batch=-(-subject.batch // num) * num,
+        microbatch=-(-subject.batch // (num * training.num_microbatches)),
+        is_checkpointed=forgets_all and subject.workload.checkpointed_bytes is not None,
         optimizer=subject.optimizer,
         num_averages=subject.num_averages,
-        is_compiled=recipe.training.speed.compile != "none",
+        is_compiled=training.speed.compile != "none",
     )
     ways = ways_of(subject.workload, cluster)
     try:

@@ -40,6 +40,9 @@ class Cluster:
         num_averages: Averages of the weights that are kept beside them.
         is_compiled: Whether operations between the products are fused.
         efficiency: Share of the peak in place of the model's; None for the model's.
+        microbatch: Samples in one forward pass on one device; None for the most that fit.
+        is_checkpointed: Whether blocks are computed anew in the backward pass; None for whatever
+            is faster.
 
     Raises:
         ValueError: If the batch cannot be dealt out evenly, or a number is out of range.
@@ -52,6 +55,8 @@ class Cluster:
     num_averages: int = 1
     is_compiled: bool = True
     efficiency: float | None = None
+    microbatch: int | None = None
+    is_checkpointed: bool | None = None
 
     def __post_init__(self) -> None:
         if self.num_gpus < 1:
@@ -108,8 +113,8 @@ class Way:
 def ways_of(workload: "Workload", cluster: Cluster) -> list[Way]:
     """The best way of every strategy that the cluster allows, the simplest first.
 
-    Of each: the largest microbatch that fits, checkpointed or not, whichever is faster; where
-    nothing fits, what holds least.
+    Of each, where the cluster leaves it open: the largest microbatch that fits, checkpointed or
+    not, whichever is faster; where nothing fits, what holds least.
     """
     return [_way(workload, cluster, strategy) for strategy in _possible(cluster)]
 
@@ -127,10 +132,11 @@ def advised(ways: Sequence[Way], num_gpus: int, strategy: Strategy | None = None
             raise ValueError(f"{strategy} does not suit {num_gpus} GPUs of this kind")
     fitting = [way for way in able if way.fits]
     if not fitting:
-        least = min(way.memory["total"] for way in able)
+        least = min(able, key=lambda way: way.memory["total"])
+        samples = "one sample" if least.microbatch == 1 else f"{least.microbatch} samples"
         raise ValueError(
-            f"nothing fits: at one sample a pass a GPU would hold at least {least / 1e9:.1f} GB; "
-            "take more GPUs or larger ones"
+            f"nothing fits: at {samples} a pass a GPU would hold at least "
+            f"{least.memory['total'] / 1e9:.1f} GB; take more GPUs or larger ones"
         )
     fastest = min(way.step.seconds for way in fitting)
     bound = max(SAME * fastest, fastest + SAME_SECONDS)
@@ -172,6 +178,8 @@ def _possible(cluster: Cluster) -> list[Strategy]:
 def _way(workload: "Workload", cluster: Cluster, strategy: Strategy) -> Way:
     num_gpus = 1 if strategy == "single" else cluster.num_gpus
     choices = [False] if workload.checkpointed_bytes is None else [False, True]
+    if cluster.is_checkpointed is not None:
+        choices = [cluster.is_checkpointed]
     found = [_largest(workload, cluster, strategy, num_gpus, each) for each in choices]
     fitting = [way for way in found if way.fits]
     if not fitting:
@@ -182,7 +190,7 @@ def _way(workload: "Workload", cluster: Cluster, strategy: Strategy) -> Way:
 def _largest(
     workload: "Workload", cluster: Cluster, strategy: Strategy, num_gpus: int, checkpointed: bool
 ) -> Way:
-    """With the largest microbatch that fits, or of one sample."""
+    """With the largest microbatch that fits, or of one sample; or with the one that is given."""
     gpu, shards = cluster.gpu, num_shards(strategy, num_gpus, cluster.gpu.node_size)
 
     def memory_of(microbatch: int) -> Mapping[str, int]:
@@ -197,9 +205,9 @@ def _largest(
 
     even = (n for n in range(cluster.per_gpu, 0, -1) if cluster.per_gpu % n == 0)
     fitting = (n for n in even if memory_of(n)["total"] <= cluster.usable_bytes)
-    microbatch = next(fitting, 1)
+    microbatch = cluster.microbatch or next(fitting, 1)
     memory = memory_of(microbatch)
-    num = cluster.per_gpu // microbatch
+    num = -(-cluster.per_gpu // microbatch)
     step = simulate(
         workload,
         gpu,

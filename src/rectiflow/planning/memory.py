@@ -13,7 +13,6 @@ STRATEGIES: Final[tuple[Strategy, ...]] = ("single", "ddp", "hsdp", "fsdp")
 """One GPU; weights on every GPU; sharded within a node, repeated over nodes; sharded over all."""
 
 FLOAT32_BYTES: Final = 4
-BF16_BYTES: Final = 2
 NUM_GATHERED: Final = 2
 """Blocks whose weights are whole on a GPU at once where they are sharded: one at work, the next."""
 
@@ -62,8 +61,8 @@ def memory_parts(
         num_averages: Averages of the weights that are kept beside them.
 
     Returns:
-        `weights`, `gradients`, `optimizer`, `ema`; `copies`, in bf16 for autocast, or where weights
-        are sharded the gathered blocks with their gradients; `activations`; their `total`.
+        `weights`, `gradients`, `optimizer`, `ema`; `copies`, in bf16 for autocast, and where
+        weights are sharded the gathered blocks with their gradients; `activations`; their `total`.
 
     Raises:
         ValueError: If the kind has no blocks to compute anew.
@@ -75,14 +74,18 @@ def memory_parts(
     averages = 2 * weights
     if optimizer == "muon":
         averages -= FLOAT32_BYTES * workload.muon_weights
-    block = workload.parameters // workload.num_blocks
-    gathered = NUM_GATHERED * block * (BF16_BYTES + FLOAT32_BYTES)
+    copies = workload.copy_bytes  # kept from the forward pass for the backward pass
+    if shards > 1:
+        if is_checkpointed:
+            copies //= workload.num_blocks  # those of the block at work
+        block = workload.parameters // workload.num_blocks
+        copies += NUM_GATHERED * block * 2 * FLOAT32_BYTES
     parts = {
         "weights": weights // shards + workload.constant_bytes,
         "gradients": weights // shards,
         "optimizer": averages // shards,
         "ema": num_averages * weights // shards,
-        "copies": workload.copy_bytes if shards == 1 else gathered,
+        "copies": copies,
         "activations": microbatch * kept,
     }
     return parts | {"total": sum(parts.values())}

@@ -16,13 +16,7 @@ from rectiflow.planning.collectives import (
     gather_seconds,
 )
 from rectiflow.planning.gpus import Gpu
-from rectiflow.planning.memory import (
-    BF16_BYTES,
-    FLOAT32_BYTES,
-    NUM_GATHERED,
-    Strategy,
-    num_shards,
-)
+from rectiflow.planning.memory import FLOAT32_BYTES, NUM_GATHERED, Strategy, num_shards
 
 if TYPE_CHECKING:
     from rectiflow.planning.workload import Workload
@@ -44,6 +38,8 @@ OPTIMIZER_BYTES: Final = 42
 
 STREAMING_SHARE: Final = 0.9
 """Of a memory's rate, what an update of all weights reaches. An assumption."""
+
+BF16_BYTES: Final = 2
 
 MUON_FLOPS: Final = 25
 """Per weight and channel of the width, for five Newton-Schulz iterations on matrices of h x h and
@@ -184,18 +180,17 @@ def simulate(
 def _block_collectives(
     workload: "Workload", gpu: Gpu, strategy: Strategy, num_gpus: int
 ) -> tuple[float, float]:
-    """Seconds to gather one block's weights (bf16), and to sum its gradients (float32)."""
-    block = workload.parameters / workload.num_blocks
-    weights, gradients = BF16_BYTES * block, FLOAT32_BYTES * block
+    """Seconds to gather one block's weights, and to sum its gradients, both in float32."""
+    block = FLOAT32_BYTES * workload.parameters / workload.num_blocks
     if strategy == "single":
         return 0.0, 0.0
     if strategy == "ddp":
-        return 0.0, all_reduce_seconds(gradients, num_gpus, gpu)
+        return 0.0, all_reduce_seconds(block, num_gpus, gpu)
     shards = num_shards(strategy, num_gpus, gpu.node_size)
-    reduce = gather_seconds(gradients, shards, gpu)
+    gather = reduce = gather_seconds(block, shards, gpu)
     if strategy == "hsdp":
-        reduce += across_seconds(gradients / shards, num_gpus // shards, gpu)
-    return gather_seconds(weights, shards, gpu), reduce
+        reduce += across_seconds(block / shards, num_gpus // shards, gpu)
+    return gather, reduce
 
 
 def _play(num_blocks: int, each: Passes, gather: float, reduce: float) -> float:

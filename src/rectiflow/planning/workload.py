@@ -32,7 +32,7 @@ class Workload:
         checkpointed_bytes: The same where only what enters a block is kept and blocks are computed
             anew in the backward pass; None for a kind without equal blocks.
         is_estimate: Whether these bytes are estimates by the MM-DiT's proportion.
-        copy_bytes: Copies of the weights in bf16 for autocast, where weights are not sharded.
+        copy_bytes: Copies of the weights in bf16 for autocast.
         constant_bytes: Constants, the table of positions.
         muon_weights: Weights that Muon takes, those of the blocks' matrices.
         width: Channels of a token; 0 for a kind of many widths.
