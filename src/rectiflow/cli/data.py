@@ -115,7 +115,8 @@ def verify(
 
     with Progress() as progress:
         found = verify_store(
-            store, lambda done, total: progress("verifying MB", done // 10**6, total // 10**6)
+            store,
+            lambda done, total: progress("verifying MB", -(-done // 10**6), -(-total // 10**6)),
         )
     files = found.manifest.files
     if as_json:

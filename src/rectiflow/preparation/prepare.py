@@ -5,8 +5,9 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from rectiflow.data.manifest import MANIFEST, SAMPLE_ARRAYS, Manifest, json_hash
 from rectiflow.data.records import CAPTION_NAMES, RecordSource
 from rectiflow.data.store import QUARANTINE, Store
-from rectiflow.errors import DiskFullError
+from rectiflow.errors import DataError, DiskFullError
 from rectiflow.preparation.claims import Claims, clear_locks, working_on
 from rectiflow.preparation.encode import Encoders, encode_shard
 from rectiflow.preparation.writing import (
@@ -174,19 +175,31 @@ def _blank_manifest(source: RecordSource, encoders: Encoders) -> Manifest:
 
 
 def _reopen(folder: Path, blank: Manifest) -> Store:
-    store = Store.open(folder)
-    store.verify()  # hashing costs far less than the training that would read a flipped byte
+    with _saying_how_to_mend(folder):
+        store = Store.open(folder)
     store.require_encoders(blank.encoders)
-    names = ("parent", "size_px", "captions", "arrays")
+    names = {"parent": "source", "size_px": "size_px", "captions": "captions", "arrays": "arrays"}
     differ = [
-        n for n in names if json_hash(_plain(store.manifest, n)) != json_hash(_plain(blank, n))
+        said
+        for name, said in names.items()
+        if json_hash(_plain(store.manifest, name)) != json_hash(_plain(blank, name))
     ]
     if differ:
         raise ValueError(
             f"{folder} holds a store of something else (other {', '.join(differ)}); "
             "choose another folder, or remove it"
         )
+    with _saying_how_to_mend(folder):
+        store.verify()  # hashing costs far less than the training that would read a flipped byte
     return store
+
+
+@contextmanager
+def _saying_how_to_mend(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; remove {folder} and repeat, to encode it again") from error
 
 
 def _set_up(
