@@ -1,10 +1,13 @@
-"""`evaluate` with the measures that a CLIP takes."""
+"""`evaluate`: what it keeps and goes on with, and the measures that a CLIP takes."""
 
 import json
+import shutil
 
 import pytest
 
 from rectiflow.cli.main import main
+from rectiflow.evaluation.layout import write_lines
+from rectiflow.evaluation.scenes_prompts import load_prompts
 from tests.sampling import tiny
 
 FEW = ["--prompts-per-task", "1", "--steps", "1", "--guidance", "1"]
@@ -21,6 +24,26 @@ def run(tmp_path_factory):
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "rectiflow" / "moments"
+
+
+def test_the_same_command_goes_on_and_that_of_another_model_is_refused(run, tmp_path, capsys):
+    model, out, prompts = tmp_path / "model", tmp_path / "suite", tmp_path / "prompts.jsonl"
+    shutil.copytree(run, model)
+    write_lines(prompts, load_prompts()[:2])
+    command = ["evaluate", "--run", str(model), "--out", str(out), "--prompts", str(prompts)]
+    command += ["--steps", "1", "--json"]
+    assert main(command) == 0
+    scores = json.loads(capsys.readouterr().out)
+    (out / "00001" / "samples" / "0000.png").unlink()
+    (out / "results.jsonl").unlink()
+    assert main(["evaluate", "--images", str(out)]) == 2
+    assert "its evaluation has not ended; repeat it first" in capsys.readouterr().err
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == scores
+    tiny.add_checkpoint(model, 12, tiny.network(seed=4).state_dict())  # of the same recipe
+    assert main(command) == 2
+    message = f"rectiflow: {out} holds an evaluation with other network; choose another folder\n"
+    assert capsys.readouterr().err == message
 
 
 @told

@@ -5,7 +5,7 @@ import pytest
 
 from rectiflow.evaluation.features import own_clip
 from rectiflow.evaluation.frechet import FewPicturesWarning, Moments, frechet_distance
-from rectiflow.evaluation.measures import RememberedDraw, clip_measures, measure_pictures
+from rectiflow.evaluation.measures import RememberedPictures, clip_measures, measure_pictures
 from rectiflow.sampling.sources import find_source
 from tests.evaluation.pictures import picture_of, some_prompts
 
@@ -74,21 +74,20 @@ def test_a_picture_without_its_prompt_is_refused():
 def test_the_measures_of_a_model_stand_beside_those_of_true_scenes(tmp_path):
     clip = own_clip(find_source("scenes-tiny"))
     asked = some_prompts(6, split="seen")
-    texts = [prompt["prompt"] for prompt in asked]
-    draw = RememberedDraw(lambda prompts, seeds: [picture_of(asked[seed]) for seed in seeds])
-    seeds = list(range(len(asked)))
-    assert (draw(texts, seeds)[0] == picture_of(asked[0])).all()
+    seen = RememberedPictures()
+    for prompt in asked:
+        seen([prompt["prompt"]], [picture_of(prompt)])
     arguments = {"num_reference": 200, "cache": tmp_path}
-    right = clip_measures(clip, draw.pictures, draw.prompts, asked, 64, **arguments)
+    right = clip_measures(clip, seen.pictures, seen.prompts, asked, 64, **arguments)
     assert right["features"] == {"name": clip.name, "width": 96, "hash": clip.identity()}
     assert right["clip_score"]["mean"] == pytest.approx(right["clip_score"]["ground_truth"])
     found = right["frechet"]
     assert (found["num_pictures"], found["num_reference"]) == (len(asked), 200)
     assert found["distance"] < found["ground_truth"]  # the reference holds these very pictures
-    inverted = [255 - picture for picture in draw.pictures]
-    wrong = clip_measures(clip, inverted, draw.prompts, asked, 64, **arguments)
+    inverted = [255 - picture for picture in seen.pictures]
+    wrong = clip_measures(clip, inverted, seen.prompts, asked, 64, **arguments)
     assert wrong["frechet"]["distance"] > 4 * found["ground_truth"]
     assert wrong["frechet"]["ground_truth"] == found["ground_truth"]
     assert len(list(tmp_path.iterdir())) == 1
-    assert "frechet" not in clip_measures(clip, draw.pictures, draw.prompts, asked, 64)
+    assert "frechet" not in clip_measures(clip, seen.pictures, seen.prompts, asked, 64)
     json.dumps(right)

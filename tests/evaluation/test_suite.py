@@ -6,6 +6,7 @@ from PIL import Image
 
 from rectiflow.data.scenes import render
 from rectiflow.evaluation.geneval import TASKS, format_summary
+from rectiflow.evaluation.kept import KeptPictures
 from rectiflow.evaluation.layout import read_lines
 from rectiflow.evaluation.prompt_check import picture_seed
 from rectiflow.evaluation.scenes_prompts import ground_truth
@@ -64,7 +65,7 @@ def test_a_broken_autoencoder_shows_in_its_control_only():
 
 def test_pictures_kept_in_a_folder_score_the_same_when_read_back(tmp_path):
     settings = SuiteSettings(images_per_prompt=2, controls=False)
-    drawn = evaluate_pictures(perfect, PROMPTS, settings, folder=tmp_path)
+    drawn = evaluate_pictures(perfect, PROMPTS, settings, kept=KeptPictures(tmp_path))
     read = evaluate_folder(tmp_path, settings)
     assert read == drawn
     assert len(drawn.rows) == 2 * len(PROMPTS)
@@ -76,7 +77,8 @@ def test_pictures_kept_in_a_folder_score_the_same_when_read_back(tmp_path):
 def test_kept_pictures_tell_their_origin_and_are_not_mixed_with_others(tmp_path):
     settings = SuiteSettings(controls=False)
     facts = {"seed": 7, "recipe_hash": "abc"}
-    evaluate_pictures(perfect, PROMPTS[:2], settings, folder=tmp_path, facts=facts)
+    kept = KeptPictures(tmp_path, facts)
+    evaluate_pictures(perfect, PROMPTS[:2], settings, kept=kept)
     text = Image.open(tmp_path / "00001" / "samples" / "0000.png").text
     index = str(picture_seed(PROMPTS[1], 0))
     assert text == {
@@ -85,8 +87,11 @@ def test_kept_pictures_tell_their_origin_and_are_not_mixed_with_others(tmp_path)
         "index": index,
         "recipe_hash": "abc",
     }
+    with pytest.raises(ValueError, match="holds an evaluation with other prompts; choose another"):
+        evaluate_pictures(perfect, PROMPTS[:1], settings, kept=kept)
+    (tmp_path / "suite.json").unlink()
     with pytest.raises(ValueError, match="holds pictures of a suite already"):
-        evaluate_pictures(perfect, PROMPTS[:1], settings, folder=tmp_path)
+        evaluate_pictures(perfect, PROMPTS[:2], settings, kept=kept)
 
 
 def test_progress_reaches_its_total():

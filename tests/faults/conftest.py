@@ -3,6 +3,7 @@
 import pytest
 
 from tests.faults.killing import Worker
+from tests.sampling import tiny
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,12 @@ def store(light, tmp_path_factory):
     """The folder of an undisturbed preparation, and how many file events it had."""
     root = tmp_path_factory.mktemp("store")
     return root, light.count_events("encode", root / "store", root=root)
+
+
+@pytest.fixture(scope="session")
+def evaluation(heavy, tmp_path_factory):
+    """A run, the folder of an undisturbed evaluation of it, file events and seconds of that."""
+    root = tmp_path_factory.mktemp("evaluation")
+    run, folder = tiny.write_run(root / "run"), root / "suite"
+    num_events = heavy.count_events("evaluate", run, folder, root=folder)
+    return run, folder, num_events, heavy.seconds_of("evaluate", run, root / "again")

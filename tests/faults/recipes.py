@@ -1,4 +1,4 @@
-"""Heavy work for processes that are killed: a packaged recipe, as `rectiflow train` does it."""
+"""Heavy work for processes that are killed, as `rectiflow train` and `rectiflow evaluate` do it."""
 
 import itertools
 import shutil
@@ -8,12 +8,16 @@ from pathlib import Path
 import torch
 import torch.utils.tensorboard
 
+import rectiflow.evaluation.measures
+import rectiflow.evaluation.suite
 import rectiflow.jobs.flow
-import rectiflow.sampling.load  # noqa: F401
+import rectiflow.sampling.load
+from rectiflow.cli.main import main
 from rectiflow.errors import DataError
 from rectiflow.jobs import run_training
 
 torch.set_num_threads(1)
+rectiflow.evaluation.suite.BATCH = 5
 
 SETTINGS = [
     "training.num_steps=6",
@@ -66,3 +70,9 @@ def train_while_clocks_jump(folder):
         train(folder)
     finally:
         time.time = honest
+
+
+def evaluate(run, folder):
+    """Twelve pictures in three batches, their scores and controls."""
+    few = ["--prompts-per-task", "1", "--steps", "1", "--guidance", "1"]
+    assert main(["evaluate", "--run", run, "--out", folder, *few]) == 0

@@ -1,7 +1,8 @@
 """Kill -9 at random moments: always resumable, nothing half taken for whole, the same in the end.
 
-Fifty moments in all: of a small training with everything that it can keep, of a recipe from its
-first scene to its export (encoding, checkpoints, validation, pictures), of a preparation in shards.
+Sixty moments in all: of a small training with everything that it can keep, of a recipe from its
+first scene to its export (encoding, checkpoints, validation, pictures), of a preparation in shards,
+of an evaluation.
 """
 
 import random
@@ -85,3 +86,26 @@ def test_of_two_that_prepare_one_store_the_death_of_one_costs_nothing(
     assert codes[1] == 0
     assert light.do("encode", folder) == 0
     assert_same_contents(tmp_path, root)
+
+
+def test_an_evaluation_killed_between_two_pictures_ends_as_if_it_had_not_been(light, tmp_path):
+    reference, folder = tmp_path / "reference", tmp_path / "suite"
+    event = light.count_events("evaluate", reference, root=reference) // 2
+    assert light.do("evaluate", folder, event=event, root=folder) == -signal.SIGKILL
+    assert 0 < len(list(folder.rglob("*.png"))) < 6
+    assert light.do("evaluate", folder) == 0
+    assert_same_contents(folder, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["event", "seconds"])
+def test_an_evaluation_of_a_run_killed_at_any_moment_ends_the_same(heavy, evaluation, tmp_path, by):
+    """Five moments each: what decides the pictures, prompts, pictures, results."""
+    run, reference, num_events, seconds = evaluation
+    draw, folder = random.Random(by), tmp_path / "suite"
+    for _ in range(5):
+        moment = draw.randint(1, num_events) if by == "event" else draw.uniform(0.0, seconds)
+        code = heavy.do("evaluate", run, folder, **{by: moment}, root=folder)
+        assert code in (0, -signal.SIGKILL)
+    assert heavy.do("evaluate", run, folder) == 0
+    assert_same_contents(folder, reference)

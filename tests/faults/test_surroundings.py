@@ -29,6 +29,21 @@ def test_sigterm_at_any_moment_ends_in_time_and_costs_nothing(heavy, recipe, tmp
 
 
 @pytest.mark.slow
+def test_sigterm_ends_an_evaluation_at_once_and_costs_nothing(heavy, evaluation, tmp_path):
+    run, reference, _, seconds = evaluation
+    folder, codes = tmp_path / "suite", []
+    for share in (0.3, 0.5, 0.7):
+        started = time.monotonic()
+        more = {"seconds": share * seconds, "number": signal.SIGTERM}
+        codes.append(heavy.do("evaluate", run, folder, **more))
+        assert time.monotonic() - started - share * seconds < GRACE_SECONDS / 3
+    assert codes[0] == -signal.SIGTERM
+    assert set(codes) <= {0, -signal.SIGTERM}
+    assert heavy.do("evaluate", run, folder) == 0
+    assert_same_contents(folder, reference)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_store_that_is_deleted_while_it_is_read_is_made_again(heavy, recipe, tmp_path, step):
     root, folder = recipe[0], tmp_path / "run"

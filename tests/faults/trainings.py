@@ -1,14 +1,22 @@
-"""Light work for processes that are killed: a training of a made-up source, a preparation."""
+"""Light work for processes that are killed: training on a made-up source, preparing, evaluating."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.utils.tensorboard
 
+from rectiflow.evaluation import suite
+from rectiflow.evaluation.kept import KeptPictures
+from rectiflow.evaluation.scenes_prompts import load_prompts
+from rectiflow.evaluation.suite import SuiteSettings
 from rectiflow.preparation.prepare import Batching, prepare_store
 from rectiflow.training.settings.sections import AveragesSettings, RetainSettings
 from tests.preparation.fakes import FakeRecords, fake_encoders
 from tests.training.tiny import tiny_settings, tiny_train
 
 torch.set_num_threads(1)
+suite.BATCH = 2
 
 
 def draw_sheet(state):
@@ -45,3 +53,14 @@ def encode(folder):
     """A store of ten shards."""
     batching = Batching(batch_size=2, records_per_shard=4, num_threads=2)
     prepare_store(FakeRecords(40, bad=frozenset({3, 17})), fake_encoders(), folder, batching)
+
+
+def evaluate(folder):
+    """Six pictures in three batches, of one colour each, and their scores."""
+
+    def draw(_, seeds):
+        return [np.full((32, 32, 3), seed % 256, np.uint8) for seed in seeds]
+
+    settings = SuiteSettings(images_per_prompt=2, controls=False)
+    kept = KeptPictures(Path(folder), {"seed": 0})
+    suite.evaluate_pictures(draw, load_prompts()[:3], settings, kept=kept)

@@ -333,3 +333,10 @@ def test_no_prompt_is_refused():
         pipeline().sample([])
     with pytest.raises(ValueError, match="precision must be one of auto, fp32, bf16, got 'fp8'"):
         pipeline(precision="fp8")
+
+
+def test_other_weights_of_one_recipe_have_another_hash():
+    hashes = tiny.pipeline(tiny.network(seed=8)).hashes()
+    assert hashes == tiny.pipeline(tiny.network(seed=8)).hashes()
+    other = tiny.pipeline(tiny.network(seed=9)).hashes()
+    assert [name for name in hashes if hashes[name] != other[name]] == ["network"]

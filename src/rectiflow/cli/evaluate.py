@@ -1,13 +1,19 @@
 """`rectiflow evaluate`: draw the prompts of a suite and score the pictures."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rectiflow.cli import options
 from rectiflow.cli.console import Progress, example, say, say_json
+
+if TYPE_CHECKING:
+    from rectiflow.evaluation.kept import KeptPictures
+    from rectiflow.sampling.options import SamplingOptions
+    from rectiflow.sampling.pipeline import Pipeline
 
 USUAL = {"images_per_prompt": 1, "seed": 0, "precision": "auto"}
 """Defaults of options that are not None."""
@@ -45,7 +51,10 @@ Clip = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Folder of pictures, results.jsonl, summary (default: none kept)."),
+    typer.Option(
+        help="Folder of pictures, results.jsonl, summary (default: none kept); the same command "
+        "goes on where it was stopped."
+    ),
 ]
 
 
@@ -177,7 +186,7 @@ def _clip(name: str | None, facts: dict[str, Any], num_reference: int | None) ->
 def _score_model(
     facts: Mapping[str, Any], prompts: list[Any], clip: Any, out: Path | None
 ) -> dict[str, Any]:
-    from rectiflow.evaluation.measures import RememberedDraw
+    from rectiflow.evaluation.measures import RememberedPictures
     from rectiflow.evaluation.suite import SuiteSettings, evaluate_pictures
     from rectiflow.sampling.load import load
 
@@ -189,19 +198,30 @@ def _score_model(
     def draw(texts: Sequence[str], seeds: Sequence[int]) -> Sequence[Any]:
         return pipeline.draw(texts, [(facts["seed"], s) for s in seeds], chosen)
 
-    drawn = RememberedDraw(draw)
+    seen = RememberedPictures()
     with Progress() as progress:
         evaluation = evaluate_pictures(
-            drawn,
+            draw,
             prompts,
             settings,
             round_trip=pipeline.round_trip,
-            folder=out,
-            facts={"seed": facts["seed"], "recipe_hash": pipeline.recipe_hash},
+            kept=None if out is None else _kept(out, facts, pipeline, chosen),
+            on_pictures=seen,
             on_progress=lambda done, total: progress("scoring", done, total),
         )
-    shown = (drawn.pictures, drawn.prompts, prompts)
+    shown = (seen.pictures, seen.prompts, prompts)
     return _finished(evaluation.summary, facts, clip, shown, pipeline.side_px, out)
+
+
+def _kept(
+    out: Path, facts: Mapping[str, Any], pipeline: "Pipeline", chosen: "SamplingOptions"
+) -> "KeptPictures":
+    """Where the pictures are kept, and what decides them."""
+    from rectiflow.evaluation.kept import KeptPictures
+
+    place = {name: facts[name] for name in ("device", "precision")}
+    settings = {**place, "options": asdict(chosen), **pipeline.hashes()}
+    return KeptPictures(out, {"seed": facts["seed"], "recipe_hash": pipeline.recipe_hash}, settings)
 
 
 def _score_folder(

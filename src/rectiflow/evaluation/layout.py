@@ -14,6 +14,8 @@ from rectiflow.evaluation.geneval import Metadata
 from rectiflow.runs import write_bytes
 from rectiflow.sampling.images import save_png
 
+SETTINGS = "suite.json"  # what decides the pictures that an evaluation draws into a folder
+RESULTS = "results.jsonl"
 MAX_PICTURE_PX = 1 << 24  # bound before decoding: a picture of a stranger's folder may be a bomb
 
 
@@ -52,6 +54,11 @@ def picture_name(index: int, sample: int) -> str:
     return f"{index:05d}/samples/{sample:04d}.png"
 
 
+def metadata_file(picture: Path) -> Path:
+    """Where the prompt of a picture stands."""
+    return picture.parent.parent / "metadata.jsonl"
+
+
 def write_picture(
     folder: Path,
     index: int,
@@ -60,7 +67,7 @@ def write_picture(
     picture: UInt8[np.ndarray, "h w 3"],
     facts: Mapping[str, object],
 ) -> Path:
-    """Write one picture of a prompt, and beside it `metadata.jsonl` with the prompt's one line.
+    """Write `metadata.jsonl` with a prompt's one line, then one picture, so that none lacks it.
 
     Args:
         folder: Of the whole suite.
@@ -71,8 +78,8 @@ def write_picture(
         facts: Kept in the PNG as text.
     """
     file = folder / picture_name(index, sample)
+    write_lines(metadata_file(file), [metadata])
     save_png(Image.fromarray(picture), file, facts)
-    write_lines(file.parent.parent / "metadata.jsonl", [metadata])
     return file
 
 
@@ -83,10 +90,13 @@ def read_folder(folder: Path) -> list[tuple[dict[str, Any], list[Path]]]:
 
     Raises:
         FileNotFoundError: If there is no such folder, or no prompt folder in it.
-        DataError: If a prompt folder lacks its metadata or pictures.
+        DataError: If a prompt folder lacks its metadata or pictures, or an evaluation that draws
+            into the folder has not come to its end.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of pictures at {folder}")
+    if (folder / SETTINGS).is_file() and not (folder / RESULTS).is_file():
+        raise DataError(f"{folder} lacks pictures: its evaluation has not ended; repeat it first")
     places = sorted((p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()), key=_number)
     if not places:
         raise FileNotFoundError(f"{folder} holds no prompt folders named 00000, 00001, ...")
@@ -109,6 +119,19 @@ def read_folder(folder: Path) -> list[tuple[dict[str, Any], list[Path]]]:
 
 def _number(path: Path) -> int:
     return int(path.stem)
+
+
+def read_facts(file: Path) -> dict[str, str]:
+    """What a PNG tells in the text before its picture.
+
+    Raises:
+        DataError: If it is no picture.
+    """
+    try:
+        with Image.open(file) as picture:
+            return {str(name): str(value) for name, value in picture.info.items()}
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: not a readable picture ({error})") from error
 
 
 def read_picture(file: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -19,33 +19,26 @@ from rectiflow.evaluation.frechet import (
 )
 from rectiflow.evaluation.geneval import Metadata
 from rectiflow.evaluation.reference import TrueScenes, reference_of
-from rectiflow.evaluation.suite import Draw
 
 NUM_REPLICATES: Final = 100
 
 
-class RememberedDraw:
-    """Draws as another does, and keeps what it drew.
-
-    Args:
-        draw: From prompts and seeds to pictures, as `evaluate_pictures` takes it.
+class RememberedPictures:
+    """Keeps what `evaluate_pictures` tells it of.
 
     Attributes:
         pictures: All so far.
         prompts: Theirs.
     """
 
-    def __init__(self, draw: Draw) -> None:
-        self._draw = draw
+    def __init__(self) -> None:
         self.pictures: list[Picture] = []
         self.prompts: list[str] = []
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Picture]:
-        """What `draw` returns."""
-        pictures = self._draw(prompts, seeds)
+    def __call__(self, prompts: Sequence[str], pictures: Sequence[Picture]) -> None:
+        """Pictures and the prompt of each."""
         self.pictures.extend(pictures)
         self.prompts.extend(prompts)
-        return pictures
 
 
 def clip_measures(

@@ -6,7 +6,7 @@ through that autoencoder can be expected to do better), and what the judged pict
 prompts that are not theirs (the score of chance).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,8 @@ from rectiflow.data.scenes import render
 from rectiflow.evaluation import geneval, layout
 from rectiflow.evaluation.checker import DEFAULT, Parsed, Thresholds, parse
 from rectiflow.evaluation.geneval import Metadata
-from rectiflow.evaluation.prompt_check import checked, picture_seed
+from rectiflow.evaluation.kept import KeptPictures, PictureJob
+from rectiflow.evaluation.prompt_check import checked
 from rectiflow.evaluation.scenes_prompts import ground_truth, load_prompts
 from rectiflow.evaluation.scores import summarize
 from rectiflow.evaluation.truth import truth_of
@@ -26,6 +27,7 @@ from rectiflow.runs import write_bytes
 
 Picture = NDArray[np.uint8]
 Draw = Callable[[Sequence[str], Sequence[int]], Sequence[Picture]]
+OnPictures = Callable[[Sequence[str], Sequence[Picture]], object]
 RoundTrip = Callable[[Sequence[Picture]], Sequence[Picture]]
 Progress = Callable[[int, int], None]
 
@@ -69,7 +71,7 @@ class Evaluation:
 
     def write(self, folder: Path) -> None:
         """Write results.jsonl and GenEval's summary.txt into a folder."""
-        layout.write_lines(folder / "results.jsonl", self.rows)
+        layout.write_lines(folder / layout.RESULTS, self.rows)
         text = geneval.format_summary(self.rows) + "\n"
         write_bytes(folder / "summary.txt", text.encode())
 
@@ -80,8 +82,8 @@ def evaluate_pictures(
     settings: SuiteSettings | None = None,
     *,
     round_trip: RoundTrip | None = None,
-    folder: Path | None = None,
-    facts: Mapping[str, object] | None = None,
+    kept: KeptPictures | None = None,
+    on_pictures: OnPictures | None = None,
     on_progress: Progress | None = None,
 ) -> Evaluation:
     """Draw a picture for every prompt, judge it, and say what the score is worth.
@@ -91,43 +93,59 @@ def evaluate_pictures(
         prompts: Metadata of the prompts; by default the committed ones.
         settings: Pictures per prompt, size of the controls, thresholds.
         round_trip: Through the autoencoder and back, for that control; None leaves it out.
-        folder: Where to keep the pictures in GenEval's layout, and the results; None keeps none.
-        facts: Kept in every picture beside its prompt and its seed, there called `index`.
+        kept: Where to keep the pictures, and the results; what is there is not drawn again, and the
+            end is that of an evaluation that never stopped. None keeps none.
+        on_pictures: Called with the prompts and pictures of each batch, in their order.
         on_progress: Called with the number of pictures done and their total.
 
     Raises:
         ValueError: If there is no prompt, or one asks for what scenes do not have; or if the folder
-            holds pictures already, which would be judged with these by the next to read it.
+            holds pictures of another evaluation.
     """
     settings = settings or SuiteSettings()
-    if folder is not None and any(folder.glob("*/samples")):
-        raise ValueError(f"{folder} holds pictures of a suite already; choose another folder")
     asked_for = load_prompts() if prompts is None else prompts
     chosen = [checked(prompt, i) for i, prompt in enumerate(asked_for)]
     if not chosen:
         raise ValueError("a suite needs at least one prompt, got none")
     num = settings.images_per_prompt
-    jobs = [(i, sample) for i in range(len(chosen)) for sample in range(num)]
+    if kept is not None:
+        kept.begin(chosen, num)
+    jobs = [PictureJob(i, k, prompt) for i, prompt in enumerate(chosen) for k in range(num)]
     judged: list[_Judged] = []
     for start in range(0, len(jobs), BATCH):
         batch = jobs[start : start + BATCH]
-        asked = [chosen[i]["prompt"] for i, _ in batch]
-        seeds = [picture_seed(chosen[i], sample) for i, sample in batch]
-        pictures = draw(asked, seeds)
-        if len(pictures) != len(batch):
-            raise ValueError(f"draw must return {len(batch)} pictures, got {len(pictures)}")
-        for (i, sample), seed, picture in zip(batch, seeds, pictures, strict=True):
-            if folder is not None:
-                kept = {**(facts or {}), "prompt": chosen[i]["prompt"], "index": seed}
-                layout.write_picture(folder, i, sample, chosen[i], picture, kept)
-            name = layout.picture_name(i, sample)
-            judged.append(_Judged(name, chosen[i], parse(picture, settings.thresholds)))
+        pictures = _pictures(draw, batch, kept)
+        if on_pictures:
+            on_pictures([job.prompt["prompt"] for job in batch], pictures)
+        for job, picture in zip(batch, pictures, strict=True):
+            judged.append(_Judged(job.name, job.prompt, parse(picture, settings.thresholds)))
         if on_progress:
             on_progress(len(judged), len(jobs))
     evaluation = _evaluation(judged, settings, round_trip)
-    if folder is not None:
-        evaluation.write(folder)
+    if kept is not None:
+        evaluation.write(kept.folder)
     return evaluation
+
+
+def _pictures(
+    draw: Draw, batch: Sequence[PictureJob], kept: KeptPictures | None
+) -> Sequence[Picture]:
+    """The pictures of a batch; it is drawn whole if one is missing.
+
+    Of other company a picture would be the same but for the rounding of its sums.
+    """
+    found = [None if kept is None else kept.find(job) for job in batch]
+    there = [picture for picture in found if picture is not None]
+    if len(there) == len(batch):
+        return there
+    drawn = draw([job.prompt["prompt"] for job in batch], [job.seed for job in batch])
+    if len(drawn) != len(batch):
+        raise ValueError(f"draw must return {len(batch)} pictures, got {len(drawn)}")
+    if kept is not None:
+        for job, old, new in zip(batch, found, drawn, strict=True):
+            if old is None:
+                kept.write(job, new)
+    return [new if old is None else old for old, new in zip(found, drawn, strict=True)]
 
 
 def evaluate_folder(

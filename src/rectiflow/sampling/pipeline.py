@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rectiflow.conditioning import Conditioning, zeros_like
 from rectiflow.devices import resolve_precision
 from rectiflow.encoders.autoencoder import Autoencoder
+from rectiflow.encoders.folders import content_hash
 from rectiflow.encoders.released.text import ReleasedText
 from rectiflow.encoders.text import TextEncoders
 from rectiflow.flow.formulations import Formulation
@@ -195,6 +196,14 @@ class Pipeline:
             image = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2) / 127.5 - 1
             decoded.extend(to_bytes(self.autoencoder.decode(self.autoencoder.encode(image))))
         return decoded
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each part that draws; a run's recipe is one at every step, these are not."""
+        return {
+            "network": content_hash({}, self.network.state_dict()),
+            "autoencoder": self.autoencoder.identity(),
+            "text": self.text.identity(),
+        }
 
     def with_options(self, changes: Mapping[str, Any]) -> SamplingOptions:
         """The model's own options with some changed.
