@@ -31,7 +31,7 @@ from rectiflow.runs import Run, sync
 from rectiflow.sealing import sha256
 from rectiflow.tensor_folder import Snapshot
 from rectiflow.training.ema import refuse_misfit
-from rectiflow.training.ranks import ALONE, Ranks
+from rectiflow.training.ranks import ALONE, Ranks, portable
 from rectiflow.training.retention import outdated, thinned_out
 from rectiflow.training.settings.sections import RetainSettings
 from rectiflow.training.settings.training import TrainingSettings
@@ -155,7 +155,7 @@ def _together(ranks: Ranks, act: Callable[[], T] | None) -> list[T | None]:
     try:
         mine = (act() if act else None, None)
     except Exception as error:
-        mine = (None, error)
+        mine = (None, portable(error))
     outcomes = ranks.gather(mine)
     for rank, (_, error) in enumerate(outcomes):
         if error is not None:

@@ -71,7 +71,8 @@ def joined(settings: ParallelSettings, device: torch.device) -> Iterator[Ranks]:
             local rank.
 
     Raises:
-        ValueError: If the processes cannot be arranged as the settings say.
+        ValueError: If the processes cannot be arranged as the settings say, or are more than the
+            GPUs.
         LostRankError: If another process is dead or gone, in place of what it led to here.
     """
     place = place_in(os.environ)
@@ -80,7 +81,7 @@ def joined(settings: ParallelSettings, device: torch.device) -> Iterator[Ranks]:
         return
     layout = layout_of(settings, place)
     if device.type == "cuda":
-        torch.cuda.set_device(place.local_rank)
+        _take_gpu(place)
     store, _, _ = next(rendezvous("env://", place.rank, place.num, timeout=STUCK))
     beats = PrefixStore("heartbeat", cast("Any", store).clone())
     heartbeat = Heartbeat(beats, place.rank, place.num, settings.timeout_seconds)
@@ -98,6 +99,15 @@ def joined(settings: ParallelSettings, device: torch.device) -> Iterator[Ranks]:
         dist.destroy_process_group()
     finally:
         heartbeat.stop()
+
+
+def _take_gpu(place: Place) -> None:
+    if place.local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun must start one process for each GPU of a machine, it started "
+            f"{place.local_num} and there are {torch.cuda.device_count()} GPUs"
+        )
+    torch.cuda.set_device(place.local_rank)
 
 
 def _lost(error: BaseException, heartbeat: Heartbeat) -> str | None:

@@ -1,5 +1,6 @@
 """The processes of a training job: who this one is, and what they tell each other."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -74,7 +75,7 @@ class Ranks:
             try:
                 told = (work(), None)
             except Exception as error:
-                told = (None, error)
+                told = (None, portable(error))
         value, failure = self.first(told)
         if failure is not None:
             raise failure
@@ -94,6 +95,15 @@ class Ranks:
         start = self.rank * size + min(self.rank, more)
         part: Any = values[start : start + size + (self.rank < more)]
         return part
+
+
+def portable(error: Exception) -> Exception:
+    """An error as it can be told to other processes; one that cannot be pickled by its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 ALONE = Ranks()

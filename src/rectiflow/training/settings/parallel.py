@@ -21,7 +21,7 @@ class ParallelSettings:
         kind: `ddp` keeps the weights whole on every GPU; `fsdp` (FSDP2) splits weights, gradients
             and averages over all of them; `hsdp` splits them over `shard_size` GPUs and keeps a
             copy for each such group; `single` refuses more than one process. `auto` is `ddp` on
-            CPUs, and on GPUs what `rectiflow plan` advises.
+            CPUs, and on GPUs what a plan advises for the microbatches of the recipe.
         timeout_seconds: A process that was not heard of for so long is dead, and ends the job.
         shard_size: Processes that share one copy of the weights under `hsdp`; 0 is those of a
             machine.
