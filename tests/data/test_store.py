@@ -117,6 +117,22 @@ def test_shards_are_arrow_files_that_pyarrow_maps(made):
     assert texts.column("caption")[row] == table.column("caption_synthetic")[5]
 
 
+def test_pyarrow_leaves_out_or_widens_half_floats_for_programs_that_know_none(made):
+    with pa.memory_map(str(made.folder / "samples" / "00001.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+    halves = [f.name for f in table.schema if "halffloat" in str(f.type)]
+    assert halves == ["log_variance"]
+    assert "halffloat" not in str(table.drop_columns(halves).schema)
+    plain = [pa.field(f.name, pa.list_(pa.float32(), 12)) if f.name in halves else f
+             for f in table.schema]  # fmt: skip
+    widened = table.cast(pa.schema(plain))
+    assert "halffloat" not in str(widened.schema)
+    first = int(made.shard_sizes()[0])
+    row = made.rows([first + 5], with_log_variance=True)["log_variance"][0]
+    values = np.asarray(widened.column("log_variance")[5].as_py()).reshape(3, 2, 2)
+    np.testing.assert_array_equal(values, row.numpy().astype(np.float64))
+
+
 def test_datasets_loads_the_store(made, tmp_path):
     from datasets import load_dataset
 

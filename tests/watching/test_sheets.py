@@ -28,6 +28,12 @@ def test_cutting_a_sheet_gives_back_the_pictures_put_on_it(num):
         assert [p.tobytes() for p in cut] == [p.tobytes() for p in pictures]
 
 
+@pytest.mark.parametrize("num", [100, 10**12])
+def test_a_sheet_too_small_for_its_pictures_is_refused(num):
+    with pytest.raises(ValueError, match=f"a sheet of {num} pictures must have room for them"):
+        sheet_pictures(contact_sheet(noise(4, 10)), num)
+
+
 def test_captions_are_cut_from_below_their_pictures():
     black = [Image.new("RGB", (40, 40)) for _ in range(5)]
     cut = sheet_captions(contact_sheet(black, captions=["a", "b", "", "b", "a b c d e f g h"]), 5)

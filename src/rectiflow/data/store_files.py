@@ -143,7 +143,7 @@ class RemoteFiles:
 
     def expect(self, entries: Iterable[FileEntry]) -> None:
         expected = list(entries)
-        for entry in expected:  # none of them makes room for another
+        for entry in reversed(expected):  # where others need room, what is needed last makes it
             self.cache.keep(entry)
         self._prefetch.expect(expected)
 

@@ -101,10 +101,18 @@ def sheet_captions(
 def _cells(
     sheet: Image.Image, num: int, columns: int | None, gap_px: int
 ) -> tuple[int, int, list[tuple[int, int]]]:
-    """Side of a picture, height of a row with its gap, upper left corners."""
+    """Side of a picture, height of a row with its gap, upper left corners.
+
+    Raises:
+        ValueError: If so many pictures do not fit on the sheet.
+    """
     columns = min(columns or math.ceil(math.sqrt(num)), num)
     width = (sheet.width - gap_px) // columns
     height = (sheet.height - gap_px) // math.ceil(num / columns)
+    if width <= gap_px or height < width:
+        raise ValueError(
+            f"a sheet of {num} pictures must have room for them, got {sheet.width}x{sheet.height}"
+        )
     corners = [(gap_px + i % columns * width, gap_px + i // columns * height) for i in range(num)]
     return width - gap_px, height, corners
 

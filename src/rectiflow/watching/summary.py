@@ -136,8 +136,9 @@ def details(record: RunRecord) -> list[tuple[str, str]]:
     if record.checkpoints:
         lines.append(("checkpoints", ", ".join(f"{step:,}" for step in record.checkpoints)))
     if record.sheets:
-        ends = f"{record.sheets[0]:,} to {record.sheets[-1]:,}"
-        lines.append(("pictures", f"{len(record.sheets)} sheets, steps {ends}"))
+        first, last = record.sheets[0], record.sheets[-1]
+        steps = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+        lines.append(("pictures", f"sheets drawn: {len(record.sheets)}, {steps}"))
     return lines
 
 
