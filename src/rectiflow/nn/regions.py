@@ -34,6 +34,8 @@ def compile_blocks(blocks: Sequence[nn.Module], backend: str = "inductor") -> No
     """
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, GRAPHS_PER_BLOCK)
+    # DDP's buckets are ready between blocks; torch would cut each block's graph to their size.
+    config.optimize_ddp = False
     for block in blocks:
         block.compile(fullgraph=True, dynamic=False, backend=backend)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from rectiflow.config import to_dict
 from rectiflow.runs import Run, without_clock
 from rectiflow.training import checkpoint
 from rectiflow.training.batches import Batches
+from rectiflow.training.hooks import Hooks
+from rectiflow.training.loop import train
 from rectiflow.training.ranks import ALONE, Ranks
 from rectiflow.training.settings.sections import GuardSettings
+from rectiflow.training.settings.speed import SpeedSettings
+from rectiflow.training.validation import FlowValidation
 from tests.training.distributed.jobs import Job, ParallelSettings, run_job, training
 from tests.training.test_divergence import Spoiled
-from tests.training.tiny import TinySource, tiny_settings
+from tests.training.tiny import TinySource, tiny_objective, tiny_settings
 
 LAYOUTS = [(2, "ddp"), (2, "fsdp"), (4, "ddp"), (4, "fsdp"), (4, "hsdp")]
 
@@ -118,6 +123,16 @@ def test_gradients_that_travel_in_bf16_are_rounded_and_no_more(tmp_path, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_compiled_blocks_that_forget_train_alike_over_processes(tmp_path, kind):
+    speed = SpeedSettings(compile="blocks", activation_checkpointing="selective")
+    settings = tiny_settings(optimizer="adamw", num_steps=4, validate_every_steps=2)
+    expected = training(ALONE, None, tmp_path / "alone", settings)
+    found = run_job(2, kind, training, tmp_path / kind, replace(settings, speed=speed))[0]
+    compare(found, expected, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_a_sample_that_spoils_the_loss_of_one_process_is_named_in_all(tmp_path, kind):
     settings = tiny_settings(optimizer="adamw")
     source = Spoiled({9}, torch.inf)
@@ -156,6 +171,42 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):
     assert [each["status"] for each in told] == ["interrupted"] * 2
     last = max(told[0]["losses"])
     assert checkpoint.newest_whole(Run(tmp_path)).name == f"step-{last:08d}"
+
+
+def stopped_while_it_validates(ranks, pipe, folder, settings):
+    """SIGTERM reaches the last process while the average is in the weights' place."""
+    objective = tiny_objective()
+    # One sample: most processes have none of their own.
+    validation = FlowValidation(objective, TinySource(1, seed=9), seed=3, ranks=ranks)
+    calls = []
+
+    def validate(model):
+        calls.append(model)
+        if len(calls) == 2 and ranks.rank == ranks.num - 1 and pipe is not None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validation(model)
+
+    hooks = Hooks(validate=validate)
+    return train(objective, TinySource(), settings, Run(folder), seed=3, hooks=hooks, ranks=ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_signal_during_validation_stops_all_and_the_run_goes_on_as_if_nothing_was(tmp_path, kind):
+    settings = tiny_settings(optimizer="adamw")
+    for result in run_job(2, kind, stopped_while_it_validates, tmp_path / kind, settings):
+        assert (result.status, result.step) == ("interrupted", 5)
+    runs = [Run(tmp_path / name) for name in (kind, "alone")]
+    assert [row["step"] for row in runs[0].metrics()] == [2, 4]
+    for run in runs:
+        result = stopped_while_it_validates(ALONE, None, run.folder, settings)
+        assert (result.status, result.step) == ("finished", 12)
+    found, expected = (run.metrics() for run in runs)
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for name in ("val_loss", "val_loss_ema"):
+        values = [[row[name] for row in rows if name in row] for rows in (found, expected)]
+        assert len(values[0]) == 3
+        assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
 @pytest.mark.slow
