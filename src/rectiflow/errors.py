@@ -10,6 +10,9 @@ import errno
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Numbers of errors of the system that tell of a full disk, or of a full quota."""
 
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Those of a file system on which no file can be locked."""
+
 
 class DataError(ValueError):
     """A damaged file; the message names the file and, where there is one, the record."""

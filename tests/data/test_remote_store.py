@@ -1,5 +1,6 @@
 """A store behind a URL is the store in the folder, fetched ahead, once, into a bounded cache."""
 
+import errno
 import pickle
 import threading
 import time
@@ -303,6 +304,16 @@ def test_what_a_killed_process_left_takes_no_room(tmp_path):
         ValueError, match=r"data.cache_bytes must hold the largest file, 4 b.* got 3"
     ):
         cache.read(large, lambda path: None, Path.read_bytes)
+
+
+def test_a_cache_on_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    entry = written(tmp_path / "source", b"abc")
+    with pytest.raises(ValueError, match=r"must have locks, .* \(Function not.* data.cache_dir"):
+        FileCache(tmp_path, 9).read(entry, lambda path: None, Path.read_bytes)
 
 
 def test_files_of_others_in_the_folder_of_a_cache_are_left_alone(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from rectiflow.data.manifest import FileEntry
-from rectiflow.errors import FULL_DISK, DataError, DiskFullError
+from rectiflow.errors import FULL_DISK, NO_LOCKS, DataError, DiskFullError
 from rectiflow.runs import sync
 from rectiflow.sealing import sha256
 
@@ -208,4 +208,11 @@ def _flock(held: IO[bytes], wait: bool) -> bool:
         fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise ValueError(
+            f"the file system of {held.name} must have locks, by which processes share the cache, "
+            f"and has none ({error.strerror}); name a folder on a local disk in data.cache_dir"
+        ) from error
     return True

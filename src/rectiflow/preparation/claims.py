@@ -10,7 +10,6 @@ byte 2 + n  encoding shard n
 Such locks belong to a process, not to a thread, so a process encodes a folder once at a time.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -18,14 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from rectiflow.errors import NO_LOCKS
+
 try:
     import fcntl
 except ImportError:  # not on Windows; there a folder must be encoded by one process at a time
     fcntl = None
 
 _SETTING_UP, _AT_WORK, _FIRST_SHARD = range(3)
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 _in_work: set[Path] = set()
 _guard = threading.Lock()
@@ -147,7 +146,7 @@ def _lock(held: IO[bytes], byte: int, *, waits: bool = False, is_shared: bool = 
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the system likes
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         raise ValueError(
             f"the file system of {held.name} must have locks, by which workers agree, and has none "
