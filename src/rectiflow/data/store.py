@@ -25,7 +25,7 @@ import torch
 from rectiflow.data.file_cache import FileCache
 from rectiflow.data.manifest import SAMPLE_ARRAYS, EncoderStamp, FileEntry, Manifest, ShardEntry
 from rectiflow.data.shards import map_columns
-from rectiflow.data.store_files import LocalFiles, RemoteFiles, store_files
+from rectiflow.data.store_files import LocalFiles, RemoteFiles, StoreFiles, store_files
 from rectiflow.errors import DataError
 from rectiflow.sealing import sha256
 
@@ -52,7 +52,7 @@ class Store:
         manifest: What it says about itself.
     """
 
-    def __init__(self, files: LocalFiles | RemoteFiles, manifest: Manifest) -> None:
+    def __init__(self, files: StoreFiles, manifest: Manifest) -> None:
         self.files = files
         self.manifest = manifest
         counts = [shard.num_records for shard in manifest.shards]
@@ -86,7 +86,7 @@ class Store:
         Raises:
             ValueError: If that is behind a URL.
         """
-        if isinstance(self.files, RemoteFiles):
+        if not isinstance(self.files, LocalFiles):
             raise ValueError(f"the store must be in a folder here, got {self.files.name}")
         return self.files.folder
 
@@ -123,7 +123,7 @@ class Store:
     def __reduce__(self):
         if isinstance(self.files, RemoteFiles):
             return (Store.open, (self.files.name, self.files.cache))
-        return (Store.open, (self.files.folder,))
+        return (Store.open, (self.folder,))
 
     def shard_sizes(self, rows: np.ndarray | None = None) -> np.ndarray:
         """How many rows of each shard there are among `rows`, ascending; None for all.
@@ -273,9 +273,7 @@ class _Shard:
     texts: Mapping[str, Any]
 
     @classmethod
-    def map(
-        cls, files: LocalFiles | RemoteFiles, entry: ShardEntry, manifest: Manifest
-    ) -> "_Shard":
+    def map(cls, files: StoreFiles, entry: ShardEntry, manifest: Manifest) -> "_Shard":
         samples = files.read(entry.samples, partial(map_columns, num_rows=entry.num_records))
         texts = files.read(entry.texts, partial(map_columns, num_rows=entry.num_texts))
         for name, spec in manifest.arrays.items():
@@ -293,7 +291,7 @@ class _Shard:
         return cls(samples, texts)
 
 
-def damage_of(files: LocalFiles | RemoteFiles, entry: FileEntry) -> str:
+def damage_of(files: StoreFiles, entry: FileEntry) -> str:
     """What is wrong with a file of a store, read to its last byte; empty if nothing is."""
     try:
         files.read(entry, partial(_require_whole, checksum=entry.sha256))

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import fsspec.core
 from fsspec.callbacks import Callback
@@ -28,6 +28,7 @@ NOT_AGAIN = FULL_DISK | {errno.EACCES, errno.EPERM}
 """Errors that waiting does not mend."""
 
 
+@runtime_checkable
 class StoreFiles(Protocol):
     """How a store reaches its files.
 
@@ -60,7 +61,7 @@ class StoreFiles(Protocol):
         ...
 
 
-class LocalFiles:
+class LocalFiles(StoreFiles):
     """Files in a folder."""
 
     max_open = 1024
@@ -92,7 +93,7 @@ class LocalFiles:
         """They are here."""
 
 
-class RemoteFiles:
+class RemoteFiles(StoreFiles):
     """Files behind an fsspec URL, fetched whole, verified, into a local cache.
 
     Args:
