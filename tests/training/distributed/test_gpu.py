@@ -9,13 +9,11 @@ from rectiflow.training.ranks import ALONE, Ranks
 from tests.training.distributed.jobs import free_port, training
 from tests.training.tiny import tiny_settings
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
 
 @pytest.mark.parametrize(
     ("device", "backend"),
     [
-        pytest.param("cuda", "nccl", marks=[pytest.mark.gpu, needs_gpu]),
+        pytest.param("cuda", "nccl", marks=pytest.mark.gpu),
         pytest.param("cpu", "gloo", marks=pytest.mark.slow),
     ],
 )
