@@ -235,7 +235,9 @@ def test_text_states_that_overflow_half_precision_are_refused(tmp_path):
             record.captions["alt"] = "an overflow"
             return record
 
-    with pytest.raises(ValueError, match="made clip_l not finite in fp16 for 'an overflow'"):
+    with pytest.raises(
+        ValueError, match=r"in half precision, clip_l of 'an overflow' is not; change"
+    ):
         prepare_store(Loud(9), fake_encoders(), tmp_path / "store", BATCHING)
 
 

@@ -101,7 +101,10 @@ class Encoders:
             bad = ~np.isfinite(values).reshape(len(captions), -1).all(axis=1)
             if bad.any():
                 first = captions[int(np.flatnonzero(bad)[0])]
-                raise ValueError(f"text encoder made {name} not finite in fp16 for {first!r}")
+                raise ValueError(
+                    f"text states must be finite in half precision, {name} of {first!r:.200} is "
+                    "not; change that caption, or leave its picture out"
+                )
         return arrays
 
     @torch.no_grad()
