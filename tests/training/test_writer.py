@@ -1,5 +1,6 @@
 """Checkpoints are written beside the training, in order, and their failures are told."""
 
+import os
 import threading
 
 import pytest
@@ -42,6 +43,30 @@ def test_training_goes_on_while_what_was_asked_for_is_written(tmp_path):
     assert seen[0] is not threading.main_thread()
     weights = [checkpoints.load_group(f, "model") for f in checkpoints.list_checkpoints(run)]
     assert [each["weight"].tolist() for each in weights] == [[1.0, 2.0], [10.0, 20.0]]
+
+
+def test_every_byte_is_on_the_disk_before_a_checkpoint_has_its_name(tmp_path, monkeypatch):
+    synced, names = {}, []
+    fsync, rename = os.fsync, os.rename
+
+    def note(descriptor):
+        status = os.fstat(descriptor)
+        synced[status.st_ino] = status.st_size
+        fsync(descriptor)
+
+    def publish(source, target):
+        for path in source.rglob("*.*"):
+            status = path.stat()
+            names.append((path.name, synced.get(status.st_ino) == status.st_size > 0))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", publish)
+    checkpoint.save(Run(tmp_path), made_up(3, torch.ones(5)), RETAIN)
+    assert sorted(names) == [
+        ("shard-00001-model-00001-of-00001.safetensors", True),
+        ("state.json", True),
+    ]
 
 
 def test_without_a_thread_it_is_there_when_asked_for(tmp_path):

@@ -165,8 +165,11 @@ def _together(ranks: Ranks, act: Callable[[], T] | None) -> list[T | None]:
 
 
 def _own_checksums(folder: Path, groups: Sequence[str], ranks: Ranks) -> dict[str, str]:
-    files = [tensor_folder.own_file(folder / group, ranks.rank) for group in groups]
-    return {file.relative_to(folder).as_posix(): sha256(file) for file in files if file}
+    found = [tensor_folder.own_file(folder / group, ranks.rank) for group in groups]
+    files = [file for file in found if file]
+    for file in files:
+        sync(file)  # torch does before its last bytes have left the buffer
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
 
 def newest_whole(run: Run, ranks: Ranks = ALONE) -> Path | None:
