@@ -12,7 +12,7 @@ from rectiflow.sealing import verify
 from rectiflow.training import checkpoint
 
 CLOCK = "tensorboard"  # its files tell the time and the process, and so do their names
-LOCK = ".partial.lock"  # empty; stays beside a store whose last worker was killed when all was done
+LOCK = ".partial.lock"  # empty; a kill after the last shard leaves it, until the store is used next
 CHECKSUMS = ("state.json", "bundle.json")  # of what else is compared, and of seconds
 
 
