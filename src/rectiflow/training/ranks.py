@@ -1,6 +1,6 @@
 """The processes of a training job: who this one is, and what they tell each other."""
 
-import pickle
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -98,9 +98,9 @@ class Ranks:
 
 
 def portable(error: Exception) -> Exception:
-    """An error as it can be told to other processes; one that cannot be pickled by its text."""
+    """An error as it can be told to other processes; one that cannot be made again by its text."""
     try:
-        pickle.loads(pickle.dumps(error))
+        copy.deepcopy(error)  # by the same ways as pickling
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
