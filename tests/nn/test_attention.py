@@ -11,6 +11,8 @@ from rectiflow.nn.attention import (
     join_heads,
     joint_attention,
     plain_join_heads,
+    short_attention,
+    short_attention_backward,
 )
 
 # Parts of every stream: text that attends, text that is only attended to, three weight sets, alone.
@@ -109,7 +111,7 @@ def error_of(form, inputs, exact) -> float:
 def test_products_in_bf16_err_by_bf16_roundings_only(num_queries):
     generator = torch.Generator().manual_seed(0)
     inputs = [
-        torch.randn(2, 3, n, 16, generator=generator).bfloat16() for n in (num_queries, 40, 40)
+        torch.randn(2, 3, n, 16, generator=generator).bfloat16() for n in (num_queries, 62, 62)
     ]
     leaves = [x.double().requires_grad_() for x in inputs]
     out = nn.functional.scaled_dot_product_attention(*leaves)
@@ -120,9 +122,20 @@ def test_products_in_bf16_err_by_bf16_roundings_only(num_queries):
     assert ours < 4 * torchs  # which keeps logits in float32
 
 
-def test_gradients_of_the_products_are_exact_in_float64():
+@pytest.mark.parametrize(("logits", "num_keys"), [(1, 5), (2**21, 5), (1, 31), (2**21, 31)])
+def test_gradients_of_the_products_are_exact_in_float64(logits, num_keys, monkeypatch):
+    monkeypatch.setattr("rectiflow.nn.attention.LOGITS", logits)  # one head at a time, or all
     q, k, v = torch.randn(
-        3, 2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        3, 2, num_keys, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     ).unbind()
     leaves = [x.requires_grad_() for x in (q[:, :3].clone(), k.clone(), v.clone())]
     assert torch.autograd.gradcheck(_Attention.apply, leaves)
+
+
+def test_what_a_compiler_is_told_of_attention_is_true():
+    q, grad, k, v = torch.randn(2, 2, 5, 4).unbind() + torch.randn(2, 2, 4, 31).mT.unbind()
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    leaves = tuple(x.clone().requires_grad_() for x in (q, k, v))
+    torch.library.opcheck(short_attention, leaves, test_utils=tests)
+    inputs = (grad, q, k, v, torch.rand(2, 5, 32))
+    torch.library.opcheck(short_attention_backward, inputs, test_utils=tests)

@@ -81,3 +81,12 @@ def test_the_linear_layer_of_a_few_vectors_is_torchs(num, num_outputs):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, x)
 
     assert torch.autograd.gradcheck(run, [x, *layer.parameters()])
+
+
+def test_what_a_compiler_is_told_of_the_linear_layer_is_true():
+    x, weight, bias = torch.randn(3, 5), torch.randn(16, 5), torch.randn(16)
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    leaves = tuple(each.clone().requires_grad_() for each in (x, weight, bias))
+    torch.library.opcheck(kernels.linear_of_few, leaves, test_utils=tests)
+    grad = torch.randn(3, 16)
+    torch.library.opcheck(kernels.linear_of_few_backward, (grad, x, weight), test_utils=tests)

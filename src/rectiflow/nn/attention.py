@@ -4,6 +4,7 @@ A stream hands over its projections as one tensor, (batch, tokens, parts, heads,
 parts are queries, keys and values, or keys and values of a stream that is only attended to.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -199,10 +200,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     is_slow_in_torch = k.device.type == "cpu" and k.dtype == torch.bfloat16
     if not is_slow_in_torch or k.shape[2] > MAX_TOKENS_AS_PRODUCTS:
         return nn.functional.scaled_dot_product_attention(q, k, v)
-    if not is_on_plain_cpu(k):
+    flat = [x.flatten(0, 1) for x in (q, k, v)]
+    if torch.compiler.is_exporting():
         return plain_attention(q, k, v)
-    out = _Attention.apply(*(x.flatten(0, 1) for x in (q, k, v)))
-    return out.view(q.shape)  # pyright: ignore
+    if torch.compiler.is_compiling():
+        return short_attention(*flat)[0].view(q.shape)
+    return _Attention.apply(*flat).view(q.shape)  # pyright: ignore
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -214,22 +217,100 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v):
-        share = torch.softmax(_scaled_product(q, k.transpose(1, 2), q.shape[-1]), dim=-1)
+        out, share = _attend(q, k, v)
         ctx.save_for_backward(q, k, v, share)
-        return share @ v
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, share = ctx.saved_tensors
-        grad_share = grad @ v.transpose(1, 2)
-        grad_logits = torch.ops.aten._softmax_backward_data(grad_share, share, -1, share.dtype)
-        grad_q = _scaled_product(grad_logits, k, q.shape[-1])
-        grad_k = _scaled_product(grad_logits.transpose(1, 2), q, q.shape[-1])
-        return grad_q, grad_k, share.transpose(1, 2) @ grad
+        return _attend_backward(grad, *ctx.saved_tensors)
 
 
-def _scaled_product(a: Tensor, b: Tensor, head_width: int) -> Tensor:
+@torch.library.custom_op("rectiflow::short_attention", mutates_args=())
+def short_attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What a compiler takes as it is, for it makes slower softmaxes; heads beside samples.
+
+    Returns:
+        What attention brings, and the share of each key, padded.
+    """
+    return _attend(q, k, v)
+
+
+@torch.library.custom_op("rectiflow::short_attention_backward", mutates_args=())
+def short_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values."""
+    return _attend_backward(grad, q, k, v, share)
+
+
+@short_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(*q.shape[:2], _padded_length(k))
+
+
+@short_attention_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep_share(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+
+
+short_attention.register_autograd(
+    lambda ctx, grad, _: short_attention_backward(grad, *ctx.saved_tensors),
+    setup_context=_keep_share,
+)
+
+ROW = 32  # numbers in bf16 of a register: torch's softmax of rows of whole ones is twice as fast
+LOGITS = 2**21  # at a time: with their gradients they stay in the cache
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    num_keys, k, v = k.shape[1], _padded(k), _padded(v)
+    out, share = q.new_empty(q.shape), q.new_empty(*q.shape[:2], k.shape[1])
+    for heads in runs_of_samples(share, LOGITS):
+        logits = _scaled_product(q[heads], k[heads].transpose(1, 2), q.shape[-1])
+        logits[..., num_keys:] = -math.inf
+        torch.softmax(logits, dim=-1, out=share[heads])
+        torch.bmm(share[heads], v[heads], out=out[heads])
+    return out, share
+
+
+def _attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_keys, k, v = k.shape[1], _padded(k), _padded(v)
+    grads = q.new_empty(q.shape), torch.empty_like(k), torch.empty_like(v)
+    for heads in runs_of_samples(share, LOGITS):
+        grad_q, grad_k, grad_v = (each[heads] for each in grads)
+        grad_share = grad[heads] @ v[heads].transpose(1, 2)
+        grad_logits = torch.ops.aten._softmax_backward_data(
+            grad_share, share[heads], -1, share.dtype
+        )
+        _scaled_product(grad_logits, k[heads], q.shape[-1], grad_q)
+        _scaled_product(grad_logits.transpose(1, 2), q[heads], q.shape[-1], grad_k)
+        torch.bmm(share[heads].transpose(1, 2), grad[heads], out=grad_v)
+    grad_q, grad_k, grad_v = grads
+    return grad_q, grad_k[:, :num_keys].contiguous(), grad_v[:, :num_keys].contiguous()
+
+
+def _padded_length(x: Tensor) -> int:
+    num, more = x.shape[1], -x.shape[1] % ROW
+    return num + more if more * ROW <= 2 * num else num  # of few keys it would be too many
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Keys or values of heads, their number filled up with zeros."""
+    more = _padded_length(x) - x.shape[1]
+    return nn.functional.pad(x, (0, 0, 0, more)) if more else x.contiguous()
+
+
+def _scaled_product(a: Tensor, b: Tensor, head_width: int, out: Tensor | None = None) -> Tensor:
     """A batch of products a b / sqrt(head_width), the factor applied inside the product."""
     unused = a.new_empty(())  # beta = 0: never read
-    return torch.baddbmm(unused, a, b, beta=0, alpha=head_width**-0.5)
+    return torch.baddbmm(unused, a, b, beta=0, alpha=head_width**-0.5, out=out)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from rectiflow.nn import kernels  # noqa: F401  registers an operation named below
 from rectiflow.nn.counting import held_bytes_of, on_meta
 from rectiflow.nn.regions import blocks_of
 
@@ -20,6 +21,7 @@ _ATEN = torch.ops.aten
 KEPT = [  # what a selective block keeps: the dear results, a few numbers per token
     _ATEN.mm.default,
     _ATEN.addmm.default,
+    torch.ops.rectiflow.linear_of_few.default,
     _ATEN.convolution.default,
     _ATEN._scaled_mm.default,
     _ATEN._scaled_dot_product_flash_attention.default,

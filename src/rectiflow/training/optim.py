@@ -68,7 +68,9 @@ class Optimizers:
             squared = norm.square()
             dist.all_reduce(squared, group=self._grid.shards)
             norm = squared.sqrt()
-        if max_norm:
+        # Read at once on a CPU only: the host waits for other devices once a step.
+        is_within = norm.device.type == "cpu" and bool(norm + _CLIP_EPS <= max_norm)
+        if max_norm and not is_within:
             nn.utils.clip_grads_with_norm_(self._parameters, max_norm, norm)
         return norm
 
@@ -94,6 +96,9 @@ class Optimizers:
             for key, value in self._adamw.state[parameter].items():
                 found[f"{name}/{key}"] = value
         return found
+
+
+_CLIP_EPS = 1e-6  # of torch's clipping: up to there its factor is 1
 
 
 def _adamw(named: Mapping[str, nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
