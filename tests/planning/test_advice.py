@@ -16,9 +16,12 @@ def of(num_gpus, batch, **changes):
 
 
 def test_the_largest_pass_that_fits_is_taken():
-    # 22 016 bytes without activations; 0.9 of 32 000 leave room for 7 samples of 900.
-    (way,) = ways_of(workload(checkpointed_bytes=None), of(1, 10, memory_bytes=32_000))
+    # 22 016 bytes without activations, of which a single pass saves the 4000 of its gradients.
+    # 0.9 of 29 700 are 26 730: too few for one pass of 10 (27 016), enough for 5 samples (26 516).
+    (way,) = ways_of(workload(checkpointed_bytes=None), of(1, 10, memory_bytes=29_700))
     assert (way.strategy, way.microbatch, way.num_microbatches) == ("single", 5, 2)
+    (way,) = ways_of(workload(checkpointed_bytes=None), of(1, 10, memory_bytes=30_100))
+    assert (way.microbatch, way.num_microbatches) == (10, 1)
     assert way.fits
     assert not way.is_checkpointed
     assert way.images_per_second == pytest.approx(10 / way.step.seconds)

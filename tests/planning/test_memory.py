@@ -3,12 +3,17 @@
 import dataclasses
 
 import pytest
+import torch
 
+from rectiflow.bench.peak import peak_bytes
+from rectiflow.bench.train import Task, our_loops
 from rectiflow.nn.memory import training_bytes
 from rectiflow.nn.releases import RELEASES
+from rectiflow.planning.advice import Cluster, ways_of
 from rectiflow.planning.memory import memory_parts, num_shards
 from rectiflow.planning.workload import of_depth, workload_of
-from tests.planning.made_up import workload
+from rectiflow.training.settings.speed import SpeedSettings
+from tests.planning.made_up import gpu, workload
 
 
 def test_an_unsharded_gpu_holds_every_weight_five_times_and_its_copies():
@@ -21,6 +26,36 @@ def test_an_unsharded_gpu_holds_every_weight_five_times_and_its_copies():
         "activations": 3 * 900,
         "total": 4016 + 4000 + 8000 + 4000 + 2000 + 2700,
     }
+
+
+def test_in_one_pass_gradients_take_the_place_of_activations():
+    def total(microbatch):
+        return memory_parts(workload(), 1, microbatch, is_checkpointed=False, is_one_pass=True)[
+            "total"
+        ]
+
+    assert total(3) == 4016 + 8000 + 4000 + (2000 + 2700)
+    assert total(1) == 4016 + 8000 + 4000 + 4000  # more than copies and activations, 2900
+
+
+def test_a_step_of_one_pass_is_planned_so_but_for_ddp():
+    ways = ways_of(workload(), Cluster(gpu=gpu(), num_gpus=2, batch=6, num_averages=0))
+    parts = {way.strategy: way.memory for way in ways}
+    for strategy, memory in parts.items():
+        passing = memory["copies"] + memory["activations"]
+        shared = 0 if strategy == "ddp" else min(memory["gradients"], passing)
+        assert memory["total"] == sum(memory.values()) - memory["total"] - shared
+
+
+@pytest.mark.slow
+def test_the_most_that_a_step_holds_is_measured_within_a_tenth():
+    task = Task(depth=6, size_px=256, batch_size=4, device=torch.device("cpu"))
+    loop = our_loops(task, {"eager": SpeedSettings()})["eager"]
+    loop.step()  # makes the optimizer's averages
+    work = workload_of(task.config, task.side, (77, 77))
+    told = memory_parts(work, 1, 4, is_checkpointed=False, is_one_pass=True, num_averages=0)
+    held = told["weights"] + told["optimizer"] + peak_bytes(loop.step, task.device)
+    assert told["total"] == pytest.approx(held, rel=0.1)
 
 
 def test_a_shard_is_its_part_of_the_weights_and_two_whole_blocks_with_their_gradients():

@@ -199,6 +199,8 @@ def _largest(
             shards,
             microbatch,
             is_checkpointed=checkpointed,
+            # DDP keeps the places of all gradients, in which they travel.
+            is_one_pass=strategy != "ddp" and microbatch == cluster.per_gpu,
             optimizer=cluster.optimizer,
             num_averages=cluster.num_averages,
         )

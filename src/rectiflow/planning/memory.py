@@ -47,6 +47,7 @@ def memory_parts(
     microbatch: int,
     *,
     is_checkpointed: bool,
+    is_one_pass: bool = False,
     optimizer: str = "adamw",
     num_averages: int = 1,
 ) -> Mapping[str, int]:
@@ -57,12 +58,15 @@ def memory_parts(
         shards: Parts that the weights are cut into; 1 for none.
         microbatch: Samples in one forward pass.
         is_checkpointed: Whether blocks are computed anew in the backward pass.
+        is_one_pass: Whether gradients come as activations go, in a step of one pass that has no
+            place for them beforehand: `total` then counts the larger of the two.
         optimizer: `adamw`, two averages a weight; `muon`, one for the matrices of the blocks.
         num_averages: Averages of the weights that are kept beside them.
 
     Returns:
         `weights`, `gradients`, `optimizer`, `ema`; `copies`, in bf16 for autocast, and where
-        weights are sharded the gathered blocks with their gradients; `activations`; their `total`.
+        weights are sharded the gathered blocks with their gradients; `activations`; and the most
+        at once, `total`.
 
     Raises:
         ValueError: If the kind has no blocks to compute anew.
@@ -88,4 +92,7 @@ def memory_parts(
         "copies": copies,
         "activations": microbatch * kept,
     }
-    return parts | {"total": sum(parts.values())}
+    total = sum(parts.values())
+    if is_one_pass:
+        total -= min(parts["gradients"], parts["copies"] + parts["activations"])
+    return parts | {"total": total}
