@@ -16,6 +16,7 @@ from rectiflow.training import engine
 from rectiflow.training.engine import prepare_network, use_fp8
 from rectiflow.training.settings.speed import SpeedSettings
 from tests.nn.test_mmdit import awake, inputs, relative
+from tests.training.test_divergence import BadGradient
 from tests.training.tiny import draws, tiny_objective, tiny_settings, tiny_train
 
 CPU = torch.device("cpu")
@@ -55,20 +56,10 @@ def test_a_divergence_in_a_block_that_forgets_is_traced_to_its_module(tmp_path):
     for parameter in objective.model.parameters():
         nn.init.constant_(parameter, 0.01)
     objective.model.blocks[0].context.project.register_forward_hook(
-        lambda module, inputs, output: _Spoiled.apply(output)
+        lambda module, inputs, output: BadGradient.apply(output)
     )
     with pytest.raises(NonFiniteError, match=r"gradient within blocks\.0\.context\.project"):
         tiny_train(tmp_path, settings(activation_checkpointing="full"), objective)
-
-
-class _Spoiled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * torch.inf
 
 
 def test_all_but_fp8_may_change_when_a_run_resumes():

@@ -7,17 +7,12 @@ import multiprocessing
 import os
 import socket
 import traceback
-from pathlib import Path
 
 import torch
 
-from rectiflow.runs import Run
-from rectiflow.training.hooks import Hooks
-from rectiflow.training.loop import train
 from rectiflow.training.parallel import joined
 from rectiflow.training.settings.parallel import ParallelSettings
-from rectiflow.training.validation import FlowValidation
-from tests.training.tiny import TinySource, tiny_objective
+from tests.training.tiny import tiny_train
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.training.distributed.jobs", "torch._dynamo"])
@@ -98,7 +93,6 @@ def _process(rank, num, port, pipe, settings, work, args):
 
 def training(ranks, pipe, folder, settings, source=None, objective=None):
     """Train the tiny flow; gives losses by step, status and what validation found."""
-    objective = objective or tiny_objective()
     losses = {}
 
     def on_progress(step, num_steps, metrics):
@@ -106,17 +100,5 @@ def training(ranks, pipe, folder, settings, source=None, objective=None):
         if pipe is not None:
             pipe.send(("said", step))
 
-    hooks = Hooks(
-        validate=FlowValidation(objective, TinySource(6, seed=9), seed=3, ranks=ranks),
-        on_progress=on_progress,
-    )
-    result = train(
-        objective,
-        source or TinySource(),
-        settings,
-        Run(Path(folder)),
-        seed=3,
-        hooks=hooks,
-        ranks=ranks,
-    )
+    result = tiny_train(folder, settings, objective, on_progress, source=source, ranks=ranks)
     return {"losses": losses, "status": result.status, "metrics": dict(result.metrics)}
